@@ -1,0 +1,108 @@
+"""`nas front`: the Pareto front of a study, as a table, a machine format or a figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.config import DEFAULT_STORAGE, ConfigOption, StorageOption, StudyNameOption
+from cli.output import Format, FormatOption, cell, write_rows
+from cli.study import pick
+from studies.records import MEASURED, Evaluation, Objective, Provenance, Study
+
+if TYPE_CHECKING:
+    from studies.pareto import ParetoFront
+
+ANY_ORIGIN: frozenset[Provenance] = MEASURED | {"analytic", "predicted"}
+
+
+def front(
+    storage: StorageOption = DEFAULT_STORAGE,
+    study_name: StudyNameOption = None,
+    style: FormatOption = Format.TABLE,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the front into this .png, .svg or .pdf.")] = None,
+    predicted: Annotated[bool, typer.Option("--predicted", help="Let predicted values stand, marked as such.")] = False,
+    sort: Annotated[str | None, typer.Option(help="Objective to sort by, best first; default the first.")] = None,
+    measured_on: Annotated[str | None, typer.Option(help="Fingerprint of the one device whose costs count.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Show the sub-networks that no other one beats."""
+    from studies.store import StudyStore
+
+    with StudyStore.open(storage, create=False) as store:
+        study = pick(store, study_name)
+        objective = _objective(study, sort)
+        found = store.front(study.name, device=measured_on, provenances=ANY_ORIGIN if predicted else MEASURED)
+        evaluations = store.evaluations(study.name) if plot is not None else []
+    if not len(found):
+        raise ValueError(_why_empty(study, predicted))
+    make_row = _table_row if style is Format.TABLE else _full_row
+    write_rows([make_row(found, study, evaluation) for evaluation in _ranked(found, objective)], style, study.name)
+    if plot is not None:
+        from cli.plot import draw_front
+
+        draw_front(found, evaluations, plot, title=study.name)
+        typer.echo(f"figure written to {plot}", err=True)
+
+
+def _why_empty(study: Study, predicted: bool) -> str:
+    kind, remedy = ("evaluated", "") if predicted else ("measured", "look at what is predicted with --predicted, or ")
+    return f"study {study.name!r} has no sub-network {kind} on all of its objectives; {remedy}run `nas search`"
+
+
+def _objective(study: Study, sort: str | None) -> Objective:
+    """The objective meant by its key, or by its name where that is unambiguous."""
+    if sort is None:
+        return study.objectives[0]
+    found = [o for o in study.objectives if sort in (o.key, o.name)]
+    if len(found) != 1:
+        keys = ", ".join(o.key for o in study.objectives)
+        raise ValueError(f"--sort must name one objective of the study ({keys}), got {sort!r}")
+    return found[0]
+
+
+def _ranked(found: ParetoFront, objective: Objective) -> list[Evaluation]:
+    sign = -1 if objective.goal == "max" else 1
+    return sorted(found.evaluations, key=lambda e: (sign * found.value(e, objective).number, e.number))
+
+
+def _table_row(found: ParetoFront, study: Study, evaluation: Evaluation) -> dict[str, object]:
+    """What a reader wants: numbers with their spread, where they come from, and the network."""
+    values = [(objective, found.value(evaluation, objective)) for objective in found.objectives]
+    return {
+        "number": evaluation.number,
+        **{
+            f"{o.key} [{o.unit}]": cell(v.number) + (f" ± {cell(v.spread)}" if v.spread is not None else "")
+            for o, v in values
+        },
+        "provenance": " ".join(v.provenance for _, v in values),
+        "architecture": _architecture(study, evaluation),
+        "knee": "*" if evaluation == found.knee() else "",
+    }
+
+
+def _full_row(found: ParetoFront, study: Study, evaluation: Evaluation) -> dict[str, object]:
+    """Everything, one column a fact, for programs."""
+    row: dict[str, object] = {"number": evaluation.number}
+    for objective in found.objectives:
+        value = found.value(evaluation, objective)
+        row |= {
+            objective.key: value.number,
+            f"{objective.key} unit": objective.unit,
+            f"{objective.key} spread": value.spread,
+            f"{objective.key} provenance": value.provenance,
+            f"{objective.key} device": value.device,
+        }
+    return row | {
+        "architecture": _architecture(study, evaluation),
+        "genotype": "-".join(map(str, evaluation.genotype)),
+        "knee": evaluation == found.knee(),
+    }
+
+
+def _architecture(study: Study, evaluation: Evaluation) -> str:
+    from supernets.space import SearchSpace
+
+    return SearchSpace.from_json(study.space).decode(evaluation.genotype).key if study.space else ""

@@ -1,0 +1,85 @@
+"""`OpSpec`: the one currency between architectures, measurements and predictors.
+
+A family translates an (architecture, context) into a list of specs; the timing code builds and times a spec; a
+predictor sums or regresses over them. FLOPs and bytes are exact for every kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["linear", "attention", "feed_forward", "attention_block", "norm", "embedding", "moe", "blend", "model"]
+"""Operators; `attention_block` and `feed_forward` are residual blocks with norm, `model` is an end-to-end row."""
+
+BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Context:
+    """Under which circumstances a latency holds; part of every key.
+
+    Attributes:
+        batch: sequences per call.
+        sequences: one fixed length, or several equally likely ones (quantiles of the user's data), whose mean counts.
+        threads: intra-op threads.
+        dtype: of weights and activations.
+    """
+
+    batch: int = 1
+    sequences: tuple[int, ...] = (128,)
+    threads: int = 1
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.threads < 1 or not self.sequences or min(self.sequences) < 1:
+            raise ValueError(f"batch, threads and sequence lengths must be at least 1, got {self}")
+        if self.dtype not in BYTES_PER_ELEMENT:
+            raise ValueError(f"dtype must be one of {sorted(BYTES_PER_ELEMENT)}, got {self.dtype!r}")
+
+    @property
+    def key(self) -> str:
+        """``b8,s16+24+40,t1,float32``."""
+        return f"b{self.batch},s{'+'.join(map(str, self.sequences))},t{self.threads},{self.dtype}"
+
+    def at(self, sequence: int) -> Context:
+        """The same circumstances at one length."""
+        return Context(batch=self.batch, sequences=(sequence,), threads=self.threads, dtype=self.dtype)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpSpec:
+    """One operation at one context.
+
+    Attributes:
+        kind: what it computes.
+        dims: sorted (name, size) pairs; which ones, see `dims_of`.
+        context: batch, length, threads, dtype.
+        implementation: ``stock``, ``torch`` (our CPU path) or ``triton``.
+        routing: quantised routing profile of a MoE layer, such as ``e6,mild``; empty otherwise.
+        flops: floating-point operations of one call, multiply and add counted as two.
+        bytes: weight and activation bytes one call touches.
+        tag: for kind ``model``, the hash of the architecture and family; empty otherwise.
+    """
+
+    kind: Kind
+    dims: tuple[tuple[str, int], ...]
+    context: Context
+    implementation: str = "stock"
+    routing: str = ""
+    flops: int = 0
+    bytes: int = 0
+    tag: str = ""
+
+    @property
+    def size(self) -> Mapping[str, int]:
+        """`dims` as a mapping."""
+        return dict(self.dims)
+
+    @property
+    def key(self) -> str:
+        """Identity of the measurement, ``feed_forward[hidden=384,width=768]@b8,s24,t1,float32#stock``."""
+        dims = ",".join(f"{name}={size}" for name, size in self.dims)
+        tail = "".join(f"#{part}" for part in (self.implementation, self.routing, self.tag) if part)
+        return f"{self.kind}[{dims}]@{self.context.key}{tail}"

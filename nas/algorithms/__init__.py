@@ -1,0 +1,1 @@
+"""Search algorithms: one file is one algorithm, its name is the name on the command line."""

@@ -1,0 +1,120 @@
+"""Times whole sub-networks as the user will run them: extracted, on the device, one forward pass per call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kernels import op_cost
+from kernels.device import DeviceBackend
+from kernels.op_spec import Context, OpSpec
+from kernels.timing import TimingSettings
+from predictors.measure import measure
+from studies.records import Measurement, content_hash
+from supernets.space import Architecture
+from supernets.supernet import Supernet
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkLatency:
+    """Latency of one extracted sub-network, the mean over the lengths of a context.
+
+    Attributes:
+        seconds: of one forward pass of a batch.
+        seconds_iqr: mean of the interquartile ranges.
+        repeats: samples behind every length, at least.
+        noisy: the protocol could not reach its stop rule at some length.
+    """
+
+    seconds: float
+    seconds_iqr: float
+    repeats: int
+    noisy: bool
+
+
+def measure_networks(
+    supernet: Supernet,
+    architectures: Sequence[Architecture],
+    context: Context,
+    backend: DeviceBackend,
+    *,
+    settings: TimingSettings | None = None,
+    stored: Sequence[Measurement] = (),
+    on_measured: Callable[[Measurement], None] | None = None,
+    on_progress: Callable[[float, int], None] | None = None,
+) -> list[NetworkLatency]:
+    """Extract and time sub-networks, one in memory at a time; all share one calibration of the reference block.
+
+    Args:
+        stored: earlier measurements. A network whose rows are among them is not measured again.
+        on_measured: called with each new measurement as soon as it is final, to store it.
+        on_progress: called with how many networks are done, fractions included, and how many there are.
+    """
+    device = backend.detect()
+    rows = [row for row in stored if row.device == device.fingerprint]
+    latencies = []
+    for number, architecture in enumerate(architectures):
+        specs = network_specs(supernet, architecture, context)
+        known = {row.op_key: row for row in rows}
+        missing = [spec for spec in specs if spec.key not in known]
+        if missing:
+            network = supernet.extract(architecture).to(device=device.kind, dtype=getattr(torch, context.dtype))
+            new = measure(
+                missing,
+                backend,
+                runner=partial(_call, network, device.kind),
+                settings=settings,
+                stored=rows,
+                on_measured=on_measured,
+                on_progress=_after(number, len(architectures), on_progress),
+            )
+            rows += new
+            known |= {row.op_key: row for row in new}
+        latencies.append(_mean([known[spec.key] for spec in specs]))
+    return latencies
+
+
+def network_specs(supernet: Supernet, architecture: Architecture, context: Context) -> tuple[OpSpec, ...]:
+    """The end-to-end rows of a sub-network, one per length; their identity is its shape, not its weights."""
+    shapes = [(name, list(parameter.shape)) for name, parameter in supernet.model.named_parameters()]
+    tag = content_hash([supernet.family.name, shapes, architecture.key])
+    return tuple(op_cost.model(tag, context.at(length)) for length in context.sequences)
+
+
+def example_inputs(config: Any, context: Context, device: str) -> dict[str, Tensor]:
+    """Random text without padding, ``[batch, sequence]`` at the context's one length."""
+    (length,) = context.sequences
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(config.vocab_size, (context.batch, length), generator=generator)
+    return {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
+
+
+def _after(
+    done: int, total: int, on_progress: Callable[[float, int], None] | None
+) -> Callable[[float, int], None] | None:
+    """Progress over all networks from the progress over the rows of one."""
+    return (lambda rows, of: on_progress(done + rows / of, total)) if on_progress else None
+
+
+def _call(network: nn.Module, device: str, spec: OpSpec) -> Callable[[], object]:
+    inputs = example_inputs(network.config, spec.context, device)
+
+    @torch.inference_mode()
+    def run() -> object:
+        return network(**inputs)
+
+    return run
+
+
+def _mean(rows: Sequence[Measurement]) -> NetworkLatency:
+    return NetworkLatency(
+        seconds=sum(row.seconds_median for row in rows) / len(rows),
+        seconds_iqr=sum(row.seconds_iqr for row in rows) / len(rows),
+        repeats=min(row.repeats for row in rows),
+        noisy=any(row.noisy for row in rows),
+    )

@@ -1,0 +1,288 @@
+"""The export stage: from a front to a stand-alone checkpoint that has been reloaded and compared."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nas.model_card import model_card
+from nas.searching import OpenSupernet
+from predictors.measure import measured_versions
+from studies.errors import LimitError, VerificationError
+from studies.pareto import ParetoFront, signed
+from studies.records import Evaluation, Value, content_hash
+from studies.store import StudyStore
+from studies.study_book import Artifact
+from supernets.checkpoint import load_classifier, write_network
+from supernets.evaluation import Quality, evaluate, predict_logits, resolve_precision
+from supernets.family import Layout
+from supernets.finetune import TuneProgress, TuneSettings, distilled, tune
+from supernets.recipe import Recipe
+from supernets.supernet import Supernet
+from supernets.task import TRAIN, VALIDATION
+
+Pick = Literal["knee", "best"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """Which network of a front is exported: the first of these that is given, else the knee.
+
+    Attributes:
+        number: the evaluation of this number, on the front or not.
+        rank: position along the front, 1 is the best in the first objective.
+        limits: objective key → largest allowed value; the best in the first objective within them.
+    """
+
+    number: int | None = None
+    rank: int | None = None
+    limits: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportRequest:
+    """What `export_network` writes.
+
+    Attributes:
+        folder: where the checkpoint goes; must not exist.
+        recovery_steps: optimiser steps of distillation for this network alone, before it is written.
+        recovery_learning_rate: of those steps.
+    """
+
+    folder: Path
+    study_name: str
+    layout: Layout = "free"
+    recovery_steps: int = 0
+    recovery_learning_rate: float = 1e-4
+    device: str = "cpu"
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exported:
+    """A verified checkpoint.
+
+    Attributes:
+        values: the stored values of the network plus its own quality, of provenance ``exported``.
+        inherited: quality on validation before recovery.
+        quality: quality on validation as written.
+    """
+
+    folder: Path
+    layout: Layout
+    evaluation: Evaluation
+    parameters: int
+    inherited: Quality
+    quality: Quality
+
+
+def select(front: ParetoFront, evaluations: Sequence[Evaluation], selection: Selection) -> Evaluation:
+    """The network a selection means.
+
+    Raises:
+        ValueError: no such evaluation or rank, or an empty front.
+        LimitError: nothing on the front meets the limits; says what comes nearest.
+    """
+    if selection.number is not None:
+        found = [e for e in evaluations if e.number == selection.number and e.status == "done"]
+        if not found:
+            raise ValueError(f"the study has no finished evaluation number {selection.number}; see nas front")
+        return found[0]
+    if not len(front):
+        raise ValueError("the front is empty: search first, or relax the limits")
+    if selection.rank is not None:
+        if not 1 <= selection.rank <= len(front):
+            raise ValueError(f"the front has ranks 1 to {len(front)}, not {selection.rank}")
+        return _ordered(front)[selection.rank - 1]
+    if selection.limits:
+        return _best_within(front, selection.limits)
+    return front.knee()
+
+
+def _ordered(front: ParetoFront) -> list[Evaluation]:
+    objective = front.objectives[0]
+    return sorted(front.evaluations, key=lambda e: signed(objective, _number(e, objective.key)))
+
+
+def _best_within(front: ParetoFront, limits: Mapping[str, float]) -> Evaluation:
+    meeting = _ordered(front)
+    for key, limit in limits.items():
+        before = meeting
+        meeting = [e for e in meeting if _number(e, key) <= limit]
+        if not meeting:
+            nearest = min(_number(e, key) for e in before)
+            raise LimitError(f"no network of the front has {key} <= {limit:g}; the smallest measured is {nearest:.4g}")
+    return meeting[0]
+
+
+def _number(evaluation: Evaluation, key: str) -> float:
+    value = next(
+        (v for v in reversed(evaluation.values) if v.objective.partition(":")[0] == key or v.objective == key), None
+    )
+    if value is None:
+        raise ValueError(f"the study has no values for {key}; its evaluations know {_known(evaluation)}")
+    return value.number
+
+
+def _known(evaluation: Evaluation) -> str:
+    return ", ".join(dict.fromkeys(v.objective for v in evaluation.values))
+
+
+def uniform_only(supernet: Supernet, front: ParetoFront) -> ParetoFront:
+    """The part of a front that the layout ``uniform`` can express; ValueError if there is none."""
+    kept = [e for e in front.evaluations if _is_expressible(supernet, e)]
+    if not kept:
+        raise ValueError(
+            "no network of the front fits the layout uniform (all heads, one width): export with --layout free, "
+            "or make the supernet with --uniform"
+        )
+    return replace(front, evaluations=tuple(kept))
+
+
+def _is_expressible(supernet: Supernet, evaluation: Evaluation) -> bool:
+    try:
+        supernet.family.configure(supernet.config, supernet.space.decode(evaluation.genotype), "uniform")
+    except ValueError:
+        return False
+    return True
+
+
+def export_network(
+    opened: OpenSupernet,
+    evaluation: Evaluation,
+    request: ExportRequest,
+    store: StudyStore,
+    *,
+    on_progress: Callable[[TuneProgress], None] | None = None,
+) -> Exported:
+    """Extract a network, let it recover if asked to, write it, and prove that it reloads to the same outputs.
+
+    Raises:
+        ValueError: the layout cannot express the network, or the folder exists.
+        VerificationError: the checkpoint computes something else; nothing is left behind.
+    """
+    supernet, task = opened.supernet, opened.task
+    architecture = supernet.space.decode(evaluation.genotype)
+    network = supernet.extract(architecture, request.layout)
+    inputs = dict(next(task.batches(VALIDATION, 8)).inputs)
+    _check_extraction(opened, network, evaluation, inputs)
+    inherited = quality = evaluate(network, task, VALIDATION)
+    if request.recovery_steps:
+        network = recover(opened, network, request, on_progress)
+        quality = evaluate(network, task, VALIDATION)
+    weights_hash = content_hash([supernet.hash, evaluation.genotype, request.recovery_steps, request.seed])
+    value = Value(
+        objective="error",
+        number=quality.error,
+        spread=quality.standard_error,
+        n=quality.examples,
+        provenance="exported",
+        weights_hash=weights_hash,
+        data_hash=task.data_hash(VALIDATION),
+        seed=request.seed,
+    )
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    provenance = _provenance(opened, evaluation, request, value, parameters)
+    write_network(
+        network,
+        request.folder,
+        opened.tokenizer,
+        family=supernet.family,
+        layout=request.layout,
+        card=model_card(provenance, quality),
+        provenance=provenance,
+        check_inputs=inputs,
+    )
+    stored = store.add_values(request.study_name, evaluation.genotype, [value])
+    store.put_artifact(request.study_name, _artifact(evaluation, request.folder, provenance))
+    return Exported(
+        folder=request.folder,
+        layout=request.layout,
+        evaluation=stored,
+        parameters=parameters,
+        inherited=inherited,
+        quality=quality,
+    )
+
+
+def _check_extraction(
+    opened: OpenSupernet, network: nn.Module, evaluation: Evaluation, inputs: Mapping[str, Tensor]
+) -> None:
+    """The extracted network and the active sub-network must agree bit for bit."""
+    supernet = opened.supernet
+    supernet.model.cpu().eval()
+    with torch.no_grad():
+        with supernet.active(supernet.space.decode(evaluation.genotype)):
+            expected = supernet(**inputs).logits
+        found = network(**inputs).logits
+    if not torch.equal(found, expected):
+        worst = (found - expected).abs().max().item()
+        raise VerificationError(f"the extracted network differs from the sub-network by up to {worst:.2e}")
+
+
+def recover(
+    opened: OpenSupernet,
+    network: nn.Module,
+    request: ExportRequest,
+    on_progress: Callable[[TuneProgress], None] | None = None,
+) -> nn.Module:
+    """Train one extracted network for a few steps, distilling from the supernet's teacher (or its largest network)."""
+    tuning = opened.record["tuning"]
+    precision = resolve_precision(tuning["precision"], request.device)
+    teacher = opened.record.get("teacher")
+    model: Any = opened.supernet if teacher is None else load_classifier(teacher, opened.task.labels).model
+    if teacher is not None:
+        model = model.to(request.device)
+    logits, _ = predict_logits(model, opened.task, TRAIN, device=request.device, precision=precision)
+    settings = TuneSettings(
+        steps=request.recovery_steps,
+        batch_size=tuning["batch_size"],
+        learning_rate=request.recovery_learning_rate,
+        recipe=distilled(Recipe(**tuning["recipe"])),
+        order_fraction=-1.0,
+        freeze_embeddings=tuning["freeze_embeddings"],
+        device=request.device,
+        precision=tuning["precision"],
+        seed=request.seed,
+    )
+    trained = Supernet.fixed(network)
+    tune(trained, opened.task, settings, teacher_logits_NC=logits, on_progress=on_progress)
+    return trained.unwrap().cpu().eval()
+
+
+def _provenance(
+    opened: OpenSupernet, evaluation: Evaluation, request: ExportRequest, value: Value, parameters: int
+) -> dict[str, Any]:
+    """Everything that is needed to say where the numbers and the weights come from."""
+    supernet = opened.supernet
+    return {
+        "supernas": version("supernas"),
+        "base_model": opened.record["base_model"],
+        "study": request.study_name,
+        "evaluation": evaluation.number,
+        "genotype": list(evaluation.genotype),
+        "architecture": supernet.space.decode(evaluation.genotype).to_json(),
+        "parameters": parameters,
+        "space_fingerprint": supernet.space.fingerprint,
+        "supernet_hash": supernet.hash,
+        "task": opened.record["task"],
+        "recovery_steps": request.recovery_steps,
+        "seed": request.seed,
+        "values": [asdict(v) for v in (*evaluation.values, value)],
+        "versions": measured_versions(),
+    }
+
+
+def _artifact(evaluation: Evaluation, folder: Path, provenance: Mapping[str, Any]) -> Artifact:
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    description = {key: provenance[key] for key in ("parameters", "recovery_steps", "seed")}
+    return Artifact(
+        genotype=evaluation.genotype, kind="checkpoint", uri=str(folder), sha256=digest, description=description
+    )

@@ -1,0 +1,105 @@
+"""Re-measures the best of a search end to end: what is shown at last is measured, not predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from kernels.device import DeviceBackend
+from kernels.op_spec import Context
+from kernels.timing import TimingSettings
+from nas.end_to_end import NetworkLatency, measure_networks
+from nas.evaluator import Evaluator
+from nas.objective import Bindings, context_from
+from studies.pareto import ParetoFront
+from studies.records import Evaluation, Genotype, Objective, Value
+from studies.store import StudyStore
+
+FINALISTS = 8
+
+
+def choose_finalists(front: ParetoFront, count: int = FINALISTS) -> list[Evaluation]:
+    """Up to `count` members, evenly spread along the front: always its ends, and from three on its knee."""
+    if count < 1:
+        raise ValueError(f"at least 1 finalist is measured, got {count}")
+    if len(front) <= count:
+        return list(front.evaluations)
+    knee = front.evaluations.index(front.knee())
+    spread = np.linspace(0, len(front) - 1, max(2, count - 1)).round().astype(int)
+    chosen = list(dict.fromkeys([0, len(front) - 1, knee, *spread.tolist()]))[:count]
+    return [front.evaluations[i] for i in sorted(chosen)]
+
+
+def remeasure(
+    front: ParetoFront,
+    bindings: Bindings,
+    evaluator: Evaluator,
+    store: StudyStore,
+    study_name: str,
+    backend: DeviceBackend,
+    *,
+    count: int = FINALISTS,
+    settings: TimingSettings | None = None,
+    on_progress: Callable[[float, int], None] | None = None,
+) -> list[Evaluation]:
+    """Time finalists and the full network as extracted models, and add the latencies to the study.
+
+    Every latency the search looked at gets a value of provenance ``extracted`` with the same device and context as
+    the predicted one. What is already in the store is not measured again, so that an interrupted call can be repeated.
+
+    Returns:
+        The full network's evaluation, then the finalists' in the order of the front, with the new values.
+
+    Raises:
+        ValueError: this machine is not the device of the latency table.
+    """
+    device = backend.detect().fingerprint
+    if bindings.table is not None and bindings.table.device != device:
+        raise ValueError(
+            f"the latency table is of device {bindings.table.device}, this is {device};"
+            " measure the finalists on the device of the table"
+        )
+    space = bindings.supernet.space
+    chosen = [_evaluated(space.largest, evaluator, store, study_name)]
+    chosen += [finalist for finalist in choose_finalists(front, count) if finalist.genotype != space.largest]
+    for objective in (column.objective for column in evaluator.columns if column.objective.name == "latency"):
+        context = context_from(objective.name, dict(objective.settings), bindings.context)
+        latencies = measure_networks(
+            bindings.supernet,
+            [space.decode(evaluation.genotype) for evaluation in chosen],
+            context,
+            backend,
+            settings=settings,
+            stored=store.measurements(device),
+            on_measured=lambda row: store.put_measurements([row]),
+            on_progress=on_progress,
+        )
+        values = [_value(objective, latency, device, context) for latency in latencies]
+        chosen = [_with_value(store, study_name, *pair) for pair in zip(chosen, values, strict=True)]
+    return chosen
+
+
+def _evaluated(genotype: Genotype, evaluator: Evaluator, store: StudyStore, study_name: str) -> Evaluation:
+    """The study's evaluation of a genotype; the search need not have proposed it."""
+    known = next((e for e in store.evaluations(study_name) if e.genotype == genotype and e.status == "done"), None)
+    return known or store.append(study_name, [evaluator(genotype)])[0]
+
+
+def _value(objective: Objective, latency: NetworkLatency, device: str, context: Context) -> Value:
+    return Value(
+        objective=objective.key,
+        number=1e3 * latency.seconds,
+        spread=1e3 * latency.seconds_iqr,
+        n=latency.repeats,
+        provenance="extracted",
+        device=device,
+        context=context.key,
+    )
+
+
+def _with_value(store: StudyStore, study_name: str, evaluation: Evaluation, value: Value) -> Evaluation:
+    """The evaluation with a value, added once."""
+    if value in evaluation.values:
+        return evaluation
+    return store.add_values(study_name, evaluation.genotype, [value])

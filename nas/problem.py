@@ -1,0 +1,154 @@
+"""Turns objectives and limits, as the user wrote them, into a search problem and its evaluator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from nas.algorithm import Costs, SearchProblem
+from nas.evaluator import Evaluator, ValueLookup
+from nas.objective import Bindings, BoundObjective, bind, parse_objective
+from nas.settings import SearchSettings
+from studies.errors import LimitError
+from studies.pareto import signed
+from studies.records import Genotype, Objective, Study
+from supernets.space import SearchSpace
+
+
+def build_problem(
+    objectives: Sequence[str],
+    limits: Mapping[str, float],
+    bindings: Bindings,
+    store: ValueLookup | None = None,
+) -> tuple[SearchProblem, Evaluator]:
+    """Bind objectives and limits.
+
+    Args:
+        objectives: ``name`` or ``name:setting=value,...``, at least one.
+        limits: objective text → largest allowed value in its unit (smallest for a maximised one). A bare name limits
+            every objective of that name; what is no objective is evaluated too, but only limited.
+        store: where other studies may have left qualities of the same weights on the same data.
+
+    Raises:
+        ValueError: an unknown objective, one named twice, or a limit that is not a finite number.
+        LimitError: no sub-network can meet a limit that is known exactly.
+    """
+    if not objectives:
+        raise ValueError("a search needs at least one objective, such as error")
+    searched = [bind(text, bindings) for text in objectives]
+    limited, limits_by_key = _bind_limits(searched, limits, bindings)
+    space = bindings.supernet.space
+    columns = [_with_reference(bound, space.largest) for bound in (*searched, *limited)]
+    keys = [bound.objective.key for bound in columns]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"every objective may be named once, got {', '.join(keys)}")
+    problem = SearchProblem(
+        space=space,
+        objectives=tuple(bound.objective for bound in columns[: len(searched)]),
+        limited=tuple(bound.objective for bound in columns[len(searched) :]),
+        limits={i: signed(columns[i].objective, limits_by_key[k]) for i, k in enumerate(keys) if k in limits_by_key},
+        exact=ExactCosts(columns),
+        exact_columns=tuple(bound.exact for bound in columns),
+    )
+    _check_limits(problem)
+    return problem, Evaluator(tuple(columns), space, store)
+
+
+class ExactCosts:
+    """Costs ``[genotypes, columns]`` of the exact columns, NaN in the others; every genotype is computed once."""
+
+    def __init__(self, columns: Sequence[BoundObjective]) -> None:
+        self._columns = tuple(columns)
+        self._rows: dict[Genotype, list[float]] = {}
+
+    def __call__(self, genotypes: Sequence[Genotype]) -> Costs:
+        """Rows in the order of the (canonical) genotypes."""
+        for genotype in genotypes:
+            if genotype not in self._rows:
+                self._rows[genotype] = [self._cost(column, genotype) for column in self._columns]
+        return np.array([self._rows[genotype] for genotype in genotypes]).reshape(-1, len(self._columns))
+
+    @staticmethod
+    def _cost(column: BoundObjective, genotype: Genotype) -> float:
+        return signed(column.objective, column.evaluate(genotype).number) if column.exact else math.nan
+
+
+def constraints(problem: SearchProblem) -> dict[str, float]:
+    """The problem's limits as a `Study` stores them: objective key → value in the objective's unit."""
+    return {problem.columns[i].key: signed(problem.columns[i], limit) for i, limit in problem.limits.items()}
+
+
+def study_for(
+    settings: SearchSettings, problem: SearchProblem, bindings: Bindings, versions: Mapping[str, str]
+) -> Study:
+    """The study of a search: everything that must agree when it is resumed."""
+    data_hash = bindings.task.data_hash(bindings.split)
+    if bindings.examples is not None:
+        data_hash += f":examples={bindings.examples},seed={bindings.seed}"
+    return Study(
+        name=settings.study_name,
+        space_fingerprint=problem.space.fingerprint,
+        supernet_hash=bindings.weights_hash,
+        data_hash=data_hash,
+        objectives=problem.objectives,
+        algorithm=settings.algorithm_key,
+        seed=settings.seed,
+        budget=settings.budget,
+        constraints=constraints(problem),
+        latency_table_hash="" if bindings.table is None else bindings.table.hash,
+        space=problem.space.to_json(),
+        settings=settings.to_json(),
+        versions=dict(versions),
+    )
+
+
+def _bind_limits(
+    searched: Sequence[BoundObjective], limits: Mapping[str, float], bindings: Bindings
+) -> tuple[list[BoundObjective], dict[str, float]]:
+    """What is only limited, and every limit by objective key."""
+    limited: list[BoundObjective] = []
+    by_key: dict[str, float] = {}
+    for text, limit in limits.items():
+        if not math.isfinite(limit):
+            raise ValueError(f"the limit of {text} must be a finite number, got {limit}")
+        name, settings = parse_objective(text)
+        matching = [b.objective for b in searched if b.objective.name == name and not settings]
+        matching = matching or [b.objective for b in searched if b.objective.key == _key(name, settings)]
+        if not matching:
+            limited.append(bind(text, bindings))
+            matching = [limited[-1].objective]
+        by_key.update({objective.key: limit for objective in matching})
+    return limited, by_key
+
+
+def _key(name: str, settings: Mapping[str, str]) -> str:
+    return Objective(name=name, unit="", settings=tuple(sorted(settings.items()))).key
+
+
+def _with_reference(bound: BoundObjective, largest: Genotype) -> BoundObjective:
+    """An exact objective without a reference counts up to the largest network."""
+    if bound.objective.reference is not None or not bound.exact:
+        return bound
+    reference = bound.evaluate(largest).number
+    return replace(bound, objective=replace(bound.objective, reference=reference))
+
+
+def _check_limits(problem: SearchProblem) -> None:
+    """Refuse an exact limit that not even the cheapest of the smallest and the uniform networks meets."""
+    for column, limit in problem.limits.items():
+        if problem.exact_columns[column]:
+            best = float(problem.exact(_extremes(problem.space))[:, column].min())
+            if best > limit:
+                objective = problem.columns[column]
+                raise LimitError(
+                    f"no sub-network can meet {objective.key} {signed(objective, limit):g} {objective.unit};"
+                    f" the best is {signed(objective, best):.4g} {objective.unit}: relax the limit"
+                    " or make a supernet with smaller networks"
+                )
+
+
+def _extremes(space: SearchSpace) -> list[Genotype]:
+    return list(dict.fromkeys((space.smallest, *space.uniform())))

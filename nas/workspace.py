@@ -1,0 +1,44 @@
+"""The folder of one job and what it holds at which stage; every part appears complete or not at all.
+
+work/
+├── teacher/                the fine-tuned full model (none if the checkpoint already had a head)
+├── supernet/               weights, tokenizer and supernet.json
+├── exports/NAME/           stand-alone checkpoints
+├── training/*.safetensors  states of unfinished training, removed when done
+└── study.db                the default study store
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where the stages of a job leave their results."""
+
+    root: Path
+
+    @property
+    def teacher(self) -> Path:
+        """The fine-tuned full model."""
+        return self.root / "teacher"
+
+    @property
+    def supernet(self) -> Path:
+        """The finished supernet."""
+        return self.root / "supernet"
+
+    @property
+    def storage(self) -> str:
+        """URL of the default study store."""
+        return f"sqlite:///{self.root / 'study.db'}"
+
+    def export(self, name: str) -> Path:
+        """A stand-alone checkpoint."""
+        return self.root / "exports" / name
+
+    def training_state(self, stage: str) -> Path:
+        """The state of an unfinished training stage."""
+        return self.root / "training" / f"{stage}.safetensors"

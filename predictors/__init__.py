@@ -1,0 +1,1 @@
+"""Cost without running: latency tables fed by measurements on the target device."""

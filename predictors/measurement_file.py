@@ -1,0 +1,97 @@
+"""Carries measurements from one machine to another: tune on a server, measure on the target, search anywhere.
+
+The file is one JSON object: ``{"format": "supernas-measurements", "version": 1, "measurements": [...]}``, with the
+fields of `studies.records.Measurement` in every element. Each keeps the fingerprint of the device it was taken on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from studies.records import Measurement
+
+FORMAT = "supernas-measurements"
+VERSION = 1
+
+
+def export_measurements(measurements: Iterable[Measurement], path: Path) -> None:
+    """Write a file that `import_measurements` reads; an existing one is replaced in one step."""
+    content = {"format": FORMAT, "version": VERSION, "measurements": [asdict(one) for one in measurements]}
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def import_measurements(path: Path) -> list[Measurement]:
+    """Read what `export_measurements` wrote.
+
+    Raises:
+        ValueError: it is not such a file, was written by a newer version, or holds an impossible row; the row is named.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as measurements ({error}); export them again") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} holds no exported measurements: its format is not {FORMAT!r}")
+    if content.get("version") != VERSION:
+        raise ValueError(f"{path} has version {content.get('version')!r}, this program reads {VERSION}; update it")
+    rows = content.get("measurements")
+    if not isinstance(rows, list):
+        raise ValueError(f"{path} holds no list of measurements; export them again")
+    return [_measurement(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
+
+
+def _measurement(row: object, where: str) -> Measurement:
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: expected an object, got {row!r}")
+    if set(row) != set(_RULES):
+        raise ValueError(f"{where}: fields differ: {', '.join(sorted(set(row) ^ set(_RULES)))}")
+    for name, (rule, holds) in _RULES.items():
+        if not holds(row[name]):
+            raise ValueError(f"{where}: {name} must be {rule}, got {row[name]!r}")
+    return Measurement(**row)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and value > 0
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _are_versions(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(one, str) for one in value.values())
+
+
+_NUMBER = ("a finite number >= 0", _is_number)
+_POSITIVE = ("a finite number > 0", _is_positive)
+_TEXT = ("a non-empty text", _is_text)
+
+_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "op_key": _TEXT,
+    "device": _TEXT,
+    "seconds_median": _POSITIVE,
+    "seconds_iqr": _NUMBER,
+    "seconds_p95": _POSITIVE,
+    "repeats": ("a whole number > 0", lambda value: isinstance(value, int) and _is_positive(value)),
+    "reference_seconds": _POSITIVE,
+    "clock": _TEXT,
+    "load": _NUMBER,
+    "noisy": ("true or false", lambda value: isinstance(value, bool)),
+    "versions": ("an object of texts", _are_versions),
+}

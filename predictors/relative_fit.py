@@ -1,0 +1,46 @@
+"""A robust straight line through few points: least absolute relative deviations with physical signs.
+
+``y = scale * x + offset`` with scale > 0 and offset >= 0 minimises ``sum |1 - (scale * x + offset) / y|``. That is a
+linear programme in two unknowns, whose optimum is a vertex: a line through two points, or one through a point and the
+origin (Bloomfield and Steiger, Least Absolute Deviations, 1983). With a handful of points all of them are tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+Point = tuple[float, float]
+
+
+def fit_line(points: Sequence[Point]) -> tuple[float, float]:
+    """The (scale, offset) that fits positive (x, y) points best; of equally good ones the smaller offset."""
+    assert points, "a line needs at least one point"
+    assert all(x > 0 and y > 0 for x, y in points), f"points must be positive, got {points}"
+    _, offset, scale = min(
+        (sum(abs(1 - (scale * x + offset) / y) for x, y in points), offset, scale)
+        for scale, offset in _vertices(points)
+    )
+    return scale, offset
+
+
+def leave_one_out_errors(points: Sequence[Point]) -> tuple[float, ...]:
+    """For every point, the relative error of a line fitted on the others; empty for fewer than two points."""
+    if len(points) < 2:
+        return ()
+    errors = []
+    for i, (x, y) in enumerate(points):
+        scale, offset = fit_line([*points[:i], *points[i + 1 :]])
+        errors.append(abs(scale * x + offset - y) / y)
+    return tuple(errors)
+
+
+def _vertices(points: Sequence[Point]) -> Iterator[tuple[float, float]]:
+    for x, y in points:
+        yield y / x, 0.0
+    for (x1, y1), (x2, y2) in combinations(points, 2):
+        if x1 != x2:
+            scale = (y2 - y1) / (x2 - x1)
+            offset = y1 - scale * x1
+            if scale > 0 and offset >= 0:
+                yield scale, offset

@@ -1,0 +1,1 @@
+"""Records, Pareto algebra and the SQL study store."""

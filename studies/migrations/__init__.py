@@ -1,0 +1,1 @@
+"""How the study store's tables came to be: one revision per release that changed them."""

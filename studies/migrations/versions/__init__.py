@@ -1,0 +1,1 @@
+"""Revisions, named by the release that brought them."""

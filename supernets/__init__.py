@@ -1,0 +1,1 @@
+"""One set of weights, many networks: spaces, shared weights, tasks, fine-tuning and checkpoints."""

@@ -1,0 +1,252 @@
+"""Checkpoints: load a pre-trained model, keep a supernet, write a stand-alone network, verify it by reloading.
+
+Weights travel as safetensors only. Folders appear complete or not at all: they are written beside their place and
+moved there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from studies.errors import ResourceError, VerificationError
+from supernets.family import Family, Layout
+from supernets.space import SearchSpace
+from supernets.supernet import Supernet, family_for
+
+SUPERNET_FILE = "supernet.json"
+PROVENANCE_FILE = "supernas.json"
+_VERIFIER = Path(__file__).with_name("verify_export.py")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Classifier:
+    """A loaded sequence classifier.
+
+    Attributes:
+        labels: class names in id order if the checkpoint already had a trained head, otherwise None.
+        source: where it was loaded from.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    labels: tuple[str, ...] | None
+    source: str
+
+
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer of a checkpoint; ValueError if it has none."""
+    from transformers import AutoTokenizer
+
+    _require_checkpoint(source)
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"cannot load a tokenizer from {source}: {_first_line(error)}") from error
+
+
+def head_labels(source: str) -> tuple[str, ...] | None:
+    """Class names of a checkpoint that already has a classification head, in id order; None without a head."""
+    from transformers import AutoConfig
+
+    _require_checkpoint(source)
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"cannot read the configuration of {source}: {_first_line(error)}") from error
+    family_for(config.model_type)
+    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+        return None
+    return tuple(config.id2label[i] for i in sorted(config.id2label))
+
+
+def load_classifier(source: str, labels: tuple[str, ...], seed: int = 0) -> Classifier:
+    """Load a checkpoint as a classifier; a head it already has is kept, otherwise a new one is drawn from `seed`.
+
+    Raises:
+        ValueError: no checkpoint there, an unsupported model type, corrupt or incomplete weights, or a head whose
+            classes are not the task's.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    existing = head_labels(source)
+    if existing is not None and len(existing) != len(labels):
+        raise ValueError(
+            f"{source} has a head for {len(existing)} classes {existing}, but the task has {len(labels)} {labels}; "
+            "use its classes, or a checkpoint without a head"
+        )
+    torch.manual_seed(seed)
+    names = dict(enumerate(labels)) if existing is None else dict(enumerate(existing))
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            id2label=names,
+            label2id={name: i for i, name in names.items()},
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # safetensors, OSError, ValueError, RuntimeError: all mean the same to the user
+        raise ValueError(f"cannot load the weights of {source}: {_first_line(error)}") from error
+    missing = [name for name in info["missing_keys"] if existing is not None or ".encoder." in name]
+    if missing:
+        raise ValueError(f"the checkpoint {source} lacks {len(missing)} weights, such as {sorted(missing)[0]}")
+    return Classifier(model=model.eval(), tokenizer=load_tokenizer(source), labels=existing, source=source)
+
+
+def _require_checkpoint(source: str) -> None:
+    path = Path(source)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ValueError(f"{source} holds no config.json: give a folder written by save_pretrained")
+    if not path.is_dir() and (path.is_absolute() or source.startswith(".") or path.exists()):
+        raise ValueError(f"there is no checkpoint folder at {source}")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+# -- supernets ------------------------------------------------------------------------------------------------------
+
+
+def save_supernet(supernet: Supernet, folder: Path, tokenizer: Any, record: Mapping[str, Any]) -> None:
+    """Write weights, configuration, tokenizer and ``supernet.json`` (space, hash and `record`) as one folder."""
+    with staged_folder(folder) as staged:
+        _write_model(supernet.model, staged, tokenizer)
+        content = {"space": supernet.space.to_json(), "hash": supernet.hash, **record}
+        (staged / SUPERNET_FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def save_classifier(model: nn.Module, folder: Path, tokenizer: Any) -> None:
+    """Write a whole model and its tokenizer as a checkpoint folder."""
+    with staged_folder(folder) as staged:
+        _write_model(model, staged, tokenizer)
+
+
+def _write_model(model: Any, folder: Path, tokenizer: Any) -> None:
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def read_supernet_record(folder: Path) -> dict[str, Any]:
+    """The JSON record of a supernet folder, without loading weights."""
+    try:
+        return cast("dict[str, Any]", json.loads((folder / SUPERNET_FILE).read_text()))
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} is not a supernet: it holds no {SUPERNET_FILE}; make one with nas tune") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{folder / SUPERNET_FILE} is not valid JSON ({error}); make the supernet again") from error
+
+
+def load_supernet(folder: Path) -> tuple[Supernet, Any, dict[str, Any]]:
+    """Supernet (in evaluation mode), tokenizer and record of a folder; ValueError if its weights were changed."""
+    record = read_supernet_record(folder)
+    labels = head_labels(str(folder))
+    loaded = load_classifier(str(folder), labels or ())
+    supernet = Supernet(loaded.model, SearchSpace.from_json(record["space"]))
+    if supernet.hash != record["hash"]:
+        raise ValueError(
+            f"the weights in {folder} are not the ones its record describes (hash {supernet.hash}, "
+            f"record {record['hash']}); make the supernet again"
+        )
+    return supernet, loaded.tokenizer, record
+
+
+# -- stand-alone networks -------------------------------------------------------------------------------------------
+
+
+def write_network(
+    network: nn.Module,
+    folder: Path,
+    tokenizer: Any,
+    *,
+    family: Family,
+    layout: Layout,
+    card: str,
+    provenance: Mapping[str, Any],
+    check_inputs: Mapping[str, Tensor],
+) -> None:
+    """Write an extracted network as a checkpoint folder and prove it before it takes its place.
+
+    A fresh process reloads the folder with plain transformers and must reproduce the network's logits on
+    `check_inputs` bit for bit (same machine, same threads) and its number of parameters.
+
+    Raises:
+        VerificationError: the reloaded checkpoint computes something else; nothing is left behind.
+        ResourceError: the disk is full; nothing is left behind.
+    """
+    network.eval()
+    with torch.no_grad():
+        logits = network(**check_inputs).logits.float()
+    with staged_folder(folder) as staged:
+        model: Any = network
+        if layout == "free":
+            modeling = f"modeling_supernas_{family.name}"
+            model.config.auto_map = {"AutoModelForSequenceClassification": f"{modeling}.{type(network).__name__}"}
+            shutil.copyfile(family.modeling_file, staged / f"{modeling}.py")
+        model.save_pretrained(staged, save_original_format=False)
+        tokenizer.save_pretrained(staged)
+        (staged / "README.md").write_text(card)
+        (staged / PROVENANCE_FILE).write_text(json.dumps({**provenance, "layout": layout}, indent=2) + "\n")
+        verify_network(staged, check_inputs, logits, sum(p.numel() for p in network.parameters()))
+
+
+def verify_network(folder: Path, inputs: Mapping[str, Tensor], logits: Tensor, parameters: int) -> None:
+    """Reload a checkpoint in a fresh process that sees only transformers, and compare.
+
+    Raises:
+        VerificationError: it does not load, or computes something else.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        reference = Path(scratch) / "reference.safetensors"
+        save_file({**{f"input.{k}": v.contiguous() for k, v in inputs.items()}, "logits": logits}, reference)
+        environment = {**os.environ, "HF_MODULES_CACHE": scratch, "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, "-I", str(_VERIFIER), str(folder), str(reference), str(parameters)]
+        done = subprocess.run(
+            [*command, str(torch.get_num_threads())], capture_output=True, text=True, env=environment, check=False
+        )
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise VerificationError(f"the exported checkpoint does not reproduce the sub-network: {reason}")
+
+
+@contextmanager
+def staged_folder(folder: Path) -> Iterator[Path]:
+    """Write into a temporary sibling that becomes `folder` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        ValueError: `folder` exists and is not empty.
+        ResourceError: the disk is full.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} already exists: choose another output or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield staged
+        if folder.exists():
+            folder.rmdir()
+        staged.chmod(0o755)
+        os.replace(staged, folder)
+    except BaseException as error:
+        shutil.rmtree(staged, ignore_errors=True)
+        if "No space left" in str(error) or getattr(error, "errno", None) == 28:
+            raise ResourceError(f"the disk holding {folder.parent} is full; nothing was written") from error
+        raise

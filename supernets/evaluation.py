@@ -1,0 +1,90 @@
+"""Logits and quality of a network on a split, the same way for supernets, extracted networks and teachers.
+
+Shapes: N examples of a split, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kernels.device import load_backend
+from supernets.task import UNLABELLED, Task
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Network = Callable[..., Any]
+"""Anything called with a batch's inputs that returns an object with ``.logits`` [B, C]."""
+
+
+def resolve_precision(precision: Precision, device: str) -> Literal["float32", "bfloat16"]:
+    """`auto` means bfloat16 autocast exactly where the device has instructions for it."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if "bfloat16" in load_backend(torch.device(device).type).dtypes() else "float32"
+
+
+def autocast(precision: Literal["float32", "bfloat16"], device: str) -> AbstractContextManager[Any]:
+    """bfloat16 autocast, or nothing."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+
+
+@torch.no_grad()
+def predict_logits(
+    network: Network,
+    task: Task,
+    split: str,
+    *,
+    batch_size: int = 64,
+    device: str = "cpu",
+    precision: Literal["float32", "bfloat16"] = "float32",
+    indices: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Float32 logits [N, C] and labels [N] of a split (of `indices`, if given), in the order of the examples."""
+    positions, logits, labels = [], [], []
+    with autocast(precision, device):
+        for batch in task.batches(split, batch_size, indices=indices):
+            on_device = batch.to(device)
+            logits.append(network(**on_device.inputs).logits.float().cpu())
+            positions.append(batch.indices)
+            labels.append(torch.full((len(batch),), UNLABELLED) if batch.labels is None else batch.labels)
+    order = torch.cat(positions).argsort()
+    return torch.cat(logits)[order], torch.cat(labels)[order]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quality:
+    """How good a network is on a split: one minus the metric, its standard error, every metric."""
+
+    error: float
+    standard_error: float
+    metrics: dict[str, float]
+    examples: int
+
+
+def evaluate(
+    network: Network,
+    task: Task,
+    split: str,
+    *,
+    batch_size: int = 64,
+    device: str = "cpu",
+    precision: Literal["float32", "bfloat16"] = "float32",
+    indices: Sequence[int] | None = None,
+) -> Quality:
+    """Quality of a network in evaluation mode on a split."""
+    logits, labels = predict_logits(
+        network, task, split, batch_size=batch_size, device=device, precision=precision, indices=indices
+    )
+    return Quality(
+        error=task.error(logits, labels),
+        standard_error=task.standard_error(logits, labels),
+        metrics=task.metrics(logits, labels),
+        examples=len(labels),
+    )

@@ -1,0 +1,96 @@
+"""What a family of pre-trained models declares; everything else is generic over these declarations."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+
+from kernels.op_spec import Context, OpSpec
+from supernets.elastic import ElasticGroup
+from supernets.space import Architecture, SearchSpace
+
+Layout = Literal["free", "uniform"]
+"""``uniform`` checkpoints load with stock classes; ``free`` ones bring their own modelling file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpaceOptions:
+    """How finely a default search space is cut.
+
+    Attributes:
+        min_depth_fraction: the shallowest network keeps at least this share of the layers.
+        head_options: how many head counts per layer, evenly spaced up to all heads.
+        width_options: how many feed-forward widths per layer, evenly spaced in multiples of 16 up to the full width.
+        uniform: one size for all layers instead of one per layer, so that every network has a ``uniform`` layout.
+    """
+
+    min_depth_fraction: float = 1 / 3
+    head_options: int = 4
+    width_options: int = 6
+    uniform: bool = False
+
+
+class Family(ABC):
+    """Declares one line of models. Subclasses are stateless; the file's name is the family's name."""
+
+    name: ClassVar[str]
+    model_types: ClassVar[tuple[str, ...]]
+    modeling: ClassVar[ModuleType]
+    """Module whose classes ``Supernas<StockClass>`` build free-layout networks; copied into free-layout exports."""
+
+    @abstractmethod
+    def layers_name(self, model: nn.Module) -> str:
+        """Dotted name of the `ModuleList` of layers, such as ``bert.encoder.layer``."""
+
+    @abstractmethod
+    def groups(self, model: nn.Module) -> tuple[ElasticGroup, ...]:
+        """The elastic groups of a loaded model."""
+
+    @abstractmethod
+    def default_space(self, config: Any, options: SpaceOptions) -> SearchSpace:
+        """A search space every genotype of which is legal for this configuration."""
+
+    @abstractmethod
+    def ops(self, config: Any, architecture: Architecture, context: Context) -> tuple[OpSpec, ...]:
+        """The operations of one forward pass, once per sequence length of the context."""
+
+    @abstractmethod
+    def activation_elements(self, config: Any, architecture: Architecture, context: Context) -> int:
+        """Largest number of activation elements alive at once, at the context's longest sequence."""
+
+    @abstractmethod
+    def configure(self, config: Any, architecture: Architecture, layout: Layout) -> Any:
+        """A copy of the configuration that describes the sub-network.
+
+        Raises ValueError where the layout cannot express the architecture, naming the reason.
+        """
+
+    @property
+    def modeling_file(self) -> Path:
+        """The modelling file that a free-layout export carries."""
+        assert self.modeling.__file__ is not None
+        return Path(self.modeling.__file__)
+
+    def network_class(self, model_class: type[nn.Module], layout: Layout) -> type[nn.Module]:
+        """The class that builds a sub-network of a model of `model_class` (stock class, any wrapper removed)."""
+        stock = model_class.__name__.removeprefix("Supernas")
+        if layout == "free":
+            found = getattr(self.modeling, f"Supernas{stock}", None)
+        else:
+            import transformers
+
+            found = getattr(transformers, stock, None)
+        if found is None:
+            raise ValueError(f"family {self.name} has no {layout} network for {model_class.__name__}")
+        return found  # type: ignore[no-any-return]
+
+
+def evenly_spaced(largest: int, count: int, multiple: int) -> tuple[int, ...]:
+    """Up to `count` sizes, multiples of `multiple`, evenly spaced from ``largest / count`` up to `largest` itself."""
+    sizes = {max(multiple, round(largest * i / count / multiple) * multiple) for i in range(1, count)}
+    return tuple(sorted({size for size in sizes if size < largest} | {largest}))

@@ -1,0 +1,103 @@
+"""The state of a training run on disk: one safetensors file, replaced atomically.
+
+Model tensors, optimiser moments and the JSON bookkeeping (as the file's metadata) travel together, so that no crash can
+leave one without the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from supernets.supernet import Supernet
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """How far a run has come.
+
+    Attributes:
+        identity: hash of settings, task and space; another run's state is refused.
+        layer_order: importance order of the layers once measured.
+        seconds: training time, earlier runs included.
+    """
+
+    identity: str
+    step: int = 0
+    layer_order: tuple[int, ...] | None = None
+    seconds: float = 0.0
+
+
+def save_state(
+    path: Path,
+    state: TrainingState,
+    supernet: Supernet,
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+) -> None:
+    """Write the state beside `path` and move it there in one step."""
+    tensors: dict[str, Tensor] = {f"model.{k}": v.contiguous() for k, v in supernet.model.state_dict().items()}
+    for name, parameter in parameters.items():
+        for kind in MOMENTS:
+            if parameter in optimizer.state:
+                tensors[f"{kind}.{name}"] = optimizer.state[parameter][kind].contiguous()
+    metadata = {
+        "identity": state.identity,
+        "step": str(state.step),
+        "layer_order": json.dumps(state.layer_order),
+        "seconds": str(state.seconds),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata=metadata)
+    os.replace(partial, path)
+
+
+def load_state(
+    path: Path,
+    supernet: Supernet,
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    identity: str,
+) -> TrainingState:
+    """Put a saved run back into the supernet and its optimiser.
+
+    Raises:
+        ValueError: the file is unreadable, or belongs to a run with other settings, data or space.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a readable training state ({error}); delete it to start again") from error
+    if metadata.get("identity") != identity:
+        raise ValueError(
+            f"{path} belongs to a run with other settings, data or space ({metadata.get('identity')}, not {identity}); "
+            "choose another output folder or delete it"
+        )
+    supernet.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    for name, parameter in parameters.items():
+        if f"step.{name}" in tensors:
+            moments = {kind: tensors[f"{kind}.{name}"] for kind in MOMENTS}
+            device_moments = {k: v if k == "step" else v.to(parameter.device) for k, v in moments.items()}
+            optimizer.state[parameter] = device_moments
+    order = json.loads(metadata["layer_order"])
+    if order is not None:
+        supernet.space = supernet.space.reordered(order)
+    return TrainingState(
+        identity=identity,
+        step=int(metadata["step"]),
+        layer_order=None if order is None else tuple(order),
+        seconds=float(metadata["seconds"]),
+    )

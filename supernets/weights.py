@@ -1,0 +1,122 @@
+"""The one seam through which every elastic module reads its weights.
+
+`WeightSource.weights(slot, weight, bias, architecture)` is asked by the active forward pass and by extraction alike, so
+that both see the same numbers bit for bit. A plain supernet answers with slices; other sources may blend or reduce.
+
+Shapes: B batch, T tokens, I input features, O output features; lower case where sliced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from supernets.elastic import Cut, slice_view
+from supernets.space import Architecture
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The place of one elastic module: its name in the model and how its weight and bias are cut."""
+
+    name: str
+    weight_cuts: tuple[Cut, ...]
+    bias_cuts: tuple[Cut, ...]
+
+
+class WeightSource(Protocol):
+    """Answers which weights a slot has under an architecture."""
+
+    def weights(
+        self, slot: Slot, weight_OI: Tensor, bias_O: Tensor | None, architecture: Architecture
+    ) -> tuple[Tensor, Tensor | None]:
+        """The weight [o, i] and bias [o] of a slot, given its full parameters."""
+        ...
+
+
+class SlicedWeights:
+    """Plain weight sharing: every sub-network uses leading slices of the same parameters, as views."""
+
+    def weights(
+        self, slot: Slot, weight_OI: Tensor, bias_O: Tensor | None, architecture: Architecture
+    ) -> tuple[Tensor, Tensor | None]:
+        """Views of the parameters; gradients reach only the slice."""
+        bias = None if bias_O is None else slice_view(bias_O, slot.bias_cuts, architecture)
+        return slice_view(weight_OI, slot.weight_cuts, architecture), bias
+
+
+class Seam:
+    """What all elastic modules of one supernet share: the weight source and the active architecture."""
+
+    def __init__(self, source: WeightSource) -> None:
+        self.source = source
+        self.architecture: Architecture | None = None
+        """None means the largest network, with untouched parameters."""
+
+
+class ElasticLinear(nn.Module):
+    """A linear layer that computes with the active slice of the parameters it shares with the original layer."""
+
+    def __init__(self, linear: nn.Linear, slot: Slot, seam: Seam) -> None:
+        super().__init__()
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.slot = slot
+        self.seam = seam
+        self._cached: tuple[Architecture, int, Tensor, Tensor | None] | None = None
+
+    def active_weights(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [o, i] and bias [o] of the active architecture.
+
+        Without gradients the views are kept until the architecture or the storage changes; they follow in-place
+        updates because they are views.
+        """
+        architecture = self.seam.architecture
+        if architecture is None:
+            return self.weight, self.bias
+        if torch.is_grad_enabled() or not isinstance(self.seam.source, SlicedWeights):
+            return self.seam.source.weights(self.slot, self.weight, self.bias, architecture)
+        address = self.weight.data_ptr()
+        if self._cached is None or self._cached[0] is not architecture or self._cached[1] != address:
+            self._cached = (
+                architecture,
+                address,
+                *self.seam.source.weights(self.slot, self.weight, self.bias, architecture),
+            )
+        return self._cached[2:]
+
+    def forward(self, x_BTI: Tensor) -> Tensor:
+        """[..., i] → [..., o]."""
+        weight, bias = self.active_weights()
+        return nn.functional.linear(x_BTI, weight, bias)
+
+    def restored(self) -> nn.Linear:
+        """A plain linear layer around the same parameters."""
+        out_features, in_features = self.weight.shape
+        linear = nn.Linear(in_features, out_features, bias=self.bias is not None, device="meta")
+        linear.weight = self.weight
+        linear.bias = self.bias
+        return linear.train(self.training)
+
+
+class ElasticLayers(nn.ModuleList):
+    """A module list that iterates over the layers the active architecture keeps; names and indices stay."""
+
+    seam: Seam
+
+    @classmethod
+    def wrap(cls, layers: nn.ModuleList, seam: Seam) -> ElasticLayers:
+        """Share the modules of an existing list."""
+        wrapped = cls(list(layers))
+        wrapped.seam = seam
+        return wrapped.train(layers.training)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        architecture = self.seam.architecture
+        if architecture is None:
+            return super().__iter__()
+        return iter([self._modules[str(layer.index)] for layer in architecture.layers])

@@ -1,0 +1,54 @@
+"""The robust line against a linear programme and against its own laws."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+
+from predictors.relative_fit import Point, fit_line, leave_one_out_errors
+
+positive = st.floats(0.01, 100.0)
+points = st.lists(st.tuples(positive, positive), min_size=1, max_size=6)
+
+
+def loss(line: tuple[float, float], at: list[Point]) -> float:
+    return sum(abs(1 - (line[0] * x + line[1]) / y) for x, y in at)
+
+
+@given(points)
+def test_no_admissible_line_is_better(at: list[Point]) -> None:
+    n = len(at)
+    slack = [[-1.0 if i == j else 0.0 for j in range(n)] for i in range(n)]
+    above = [[x / y, 1 / y, *slack[i]] for i, (x, y) in enumerate(at)]
+    below = [[-x / y, -1 / y, *slack[i]] for i, (x, y) in enumerate(at)]
+    best = linprog([0.0, 0.0, *[1.0] * n], A_ub=above + below, b_ub=[1.0] * n + [-1.0] * n)
+    scale, offset = fit_line(at)
+    assert scale > 0
+    assert offset >= 0
+    flat_is_best = best.fun >= min(loss((0.0, y), at) for _, y in at) - 1e-6
+    assert loss((scale, offset), at) <= best.fun + 1e-6 or flat_is_best
+
+
+@given(points)
+def test_order_of_points_does_not_matter(at: list[Point]) -> None:
+    assert fit_line(at) == pytest.approx(fit_line(at[::-1]))
+
+
+def test_one_outlier_does_not_move_the_line() -> None:
+    exact = [(x, 1.5 * x + 2.0) for x in (1.0, 2.0, 5.0, 9.0)]
+    assert fit_line([*exact, (4.0, 40.0)]) == pytest.approx((1.5, 2.0))
+
+
+def test_a_negative_offset_is_not_physical() -> None:
+    scale, offset = fit_line([(1.0, 0.5), (2.0, 2.5)])
+    assert offset == 0.0
+    assert scale in (0.5, 1.25)
+
+
+def test_one_point_gives_a_scale() -> None:
+    assert fit_line([(2.0, 3.0)]) == (1.5, 0.0)
+    assert leave_one_out_errors([(2.0, 3.0)]) == ()
+
+
+def test_errors_are_those_of_lines_that_did_not_see_the_point() -> None:
+    assert leave_one_out_errors([(1.0, 2.0), (2.0, 8.0)]) == pytest.approx((1.0, 0.5))
