@@ -79,6 +79,22 @@ def measure_networks(
     return latencies
 
 
+def measure_network(
+    network: nn.Module,
+    context: Context,
+    backend: DeviceBackend,
+    *,
+    settings: TimingSettings | None = None,
+    on_progress: Callable[[float, int], None] | None = None,
+) -> NetworkLatency:
+    """Time one network that is already extracted or loaded; it is moved to the device and dtype of the context."""
+    device = backend.detect().kind
+    network = network.eval().to(device=device, dtype=getattr(torch, context.dtype))
+    specs = [op_cost.model("network", context.at(length)) for length in context.sequences]
+    runner = partial(_call, network, device)
+    return _mean(measure(specs, backend, runner=runner, settings=settings, on_progress=on_progress))
+
+
 def network_specs(supernet: Supernet, architecture: Architecture, context: Context) -> tuple[OpSpec, ...]:
     """The end-to-end rows of a sub-network, one per length; their identity is its shape, not its weights."""
     shapes = [(name, list(parameter.shape)) for name, parameter in supernet.model.named_parameters()]

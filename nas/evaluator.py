@@ -6,11 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
 from nas.objective import BoundObjective, EvaluationFailed
 from studies.errors import ResourceError
 from studies.records import MEASURED, Evaluation, Genotype, Provenance, Value
+from supernets.evaluation import is_out_of_memory
 from supernets.space import SearchSpace
 
 SUPERNET: frozenset[Provenance] = frozenset({"supernet"})
@@ -59,7 +58,7 @@ class Evaluator:
         except EvaluationFailed:
             raise
         except RuntimeError as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise ResourceError(f"out of memory while evaluating; use a smaller batch size ({error})") from error
             raise EvaluationFailed(str(error).partition("\n")[0]) from error
         return Evaluation(genotype=canonical, values=values)
@@ -77,8 +76,3 @@ class Evaluator:
             provenances=SUPERNET,
         )
         return found.get(genotype)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """torch has a type for this on accelerators, and only a message on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

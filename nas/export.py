@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from studies.pareto import ParetoFront, signed
 from studies.records import Evaluation, Value, content_hash
 from studies.store import StudyStore
 from studies.study_book import Artifact
-from supernets.checkpoint import load_classifier, write_network
+from supernets.checkpoint import PROVENANCE_FILE, load_classifier, write_network
 from supernets.evaluation import Quality, evaluate, predict_logits, resolve_precision
 from supernets.family import Layout
 from supernets.finetune import TuneProgress, TuneSettings, distilled, tune
@@ -28,22 +29,20 @@ from supernets.recipe import Recipe
 from supernets.supernet import Supernet
 from supernets.task import TRAIN, VALIDATION
 
-Pick = Literal["knee", "best"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """Which network of a front is exported: the first of these that is given, else the knee.
+    """Which network of a front is exported: the one of a number or rank if given, else the knee.
 
     Attributes:
-        number: the evaluation of this number, on the front or not.
-        rank: position along the front, 1 is the best in the first objective.
-        limits: objective key → largest allowed value; the best in the first objective within them.
+        number: the evaluation of this number, on the front or not; limits do not matter then.
+        rank: position along the front within the limits, 1 is the best in the first objective.
+        limits: objective key → largest allowed value.
     """
 
     number: int | None = None
     rank: int | None = None
-    limits: Mapping[str, float] | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +87,7 @@ def select(front: ParetoFront, evaluations: Sequence[Evaluation], selection: Sel
 
     Raises:
         ValueError: no such evaluation or rank, or an empty front.
-        LimitError: nothing on the front meets the limits; says what comes nearest.
+        LimitError: nothing on the front keeps the limits.
     """
     if selection.number is not None:
         found = [e for e in evaluations if e.number == selection.number and e.status == "done"]
@@ -97,61 +96,44 @@ def select(front: ParetoFront, evaluations: Sequence[Evaluation], selection: Sel
         return found[0]
     if not len(front):
         raise ValueError("the front is empty: search first, or relax the limits")
+    front = within_limits(front, selection.limits)
     if selection.rank is not None:
         if not 1 <= selection.rank <= len(front):
             raise ValueError(f"the front has ranks 1 to {len(front)}, not {selection.rank}")
         return _ordered(front)[selection.rank - 1]
-    if selection.limits:
-        return _best_within(front, selection.limits)
     return front.knee()
 
 
 def _ordered(front: ParetoFront) -> list[Evaluation]:
     objective = front.objectives[0]
-    return sorted(front.evaluations, key=lambda e: signed(objective, _number(e, objective.key)))
+    return sorted(front.evaluations, key=lambda e: signed(objective, front.value(e, objective).number))
 
 
-def _best_within(front: ParetoFront, limits: Mapping[str, float]) -> Evaluation:
-    meeting = _ordered(front)
+def within_limits(front: ParetoFront, limits: Mapping[str, float]) -> ParetoFront:
+    """The part of a front that keeps limits on any stored value: objective key, or name for all of that name.
+
+    Raises:
+        LimitError: nothing keeps them; says what comes nearest.
+    """
     for key, limit in limits.items():
-        before = meeting
-        meeting = [e for e in meeting if _number(e, key) <= limit]
-        if not meeting:
-            nearest = min(_number(e, key) for e in before)
-            raise LimitError(f"no network of the front has {key} <= {limit:g}; the smallest measured is {nearest:.4g}")
-    return meeting[0]
+        numbers = {evaluation.number: _largest(front, evaluation, key) for evaluation in front.evaluations}
+        kept = tuple(evaluation for evaluation in front.evaluations if numbers[evaluation.number] <= limit)
+        if not kept:
+            raise LimitError(
+                f"no network of the front has {key} <= {limit:g}; the smallest measured is {min(numbers.values()):.4g}"
+            )
+        front = replace(front, evaluations=kept)
+    return front
 
 
-def _number(evaluation: Evaluation, key: str) -> float:
-    value = next(
-        (v for v in reversed(evaluation.values) if v.objective.partition(":")[0] == key or v.objective == key), None
-    )
-    if value is None:
-        raise ValueError(f"the study has no values for {key}; its evaluations know {_known(evaluation)}")
-    return value.number
-
-
-def _known(evaluation: Evaluation) -> str:
-    return ", ".join(dict.fromkeys(v.objective for v in evaluation.values))
-
-
-def uniform_only(supernet: Supernet, front: ParetoFront) -> ParetoFront:
-    """The part of a front that the layout ``uniform`` can express; ValueError if there is none."""
-    kept = [e for e in front.evaluations if _is_expressible(supernet, e)]
-    if not kept:
-        raise ValueError(
-            "no network of the front fits the layout uniform (all heads, one width): export with --layout free, "
-            "or make the supernet with --uniform"
-        )
-    return replace(front, evaluations=tuple(kept))
-
-
-def _is_expressible(supernet: Supernet, evaluation: Evaluation) -> bool:
-    try:
-        supernet.family.configure(supernet.config, supernet.space.decode(evaluation.genotype), "uniform")
-    except ValueError:
-        return False
-    return True
+def _largest(front: ParetoFront, evaluation: Evaluation, key: str) -> float:
+    """The value of an objective key, or the largest of an objective name."""
+    keys = dict.fromkeys(v.objective for v in evaluation.values if key in (v.objective, v.objective.partition(":")[0]))
+    numbers = [value.number for one in keys if (value := front.allowed.latest(evaluation, one))]
+    if not numbers:
+        known = ", ".join(dict.fromkeys(v.objective for v in evaluation.values))
+        raise ValueError(f"the study has no measured values for {key}; its networks have {known}")
+    return max(numbers)
 
 
 def export_network(
@@ -212,6 +194,23 @@ def export_network(
     )
 
 
+def is_export_of(folder: Path, opened: OpenSupernet, evaluation: Evaluation, request: ExportRequest) -> bool:
+    """Whether a folder already holds what a request would write; exports appear complete or not at all."""
+    try:
+        found = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return False
+    wanted = {
+        "study": request.study_name,
+        "genotype": list(evaluation.genotype),
+        "supernet_hash": opened.supernet.hash,
+        "recovery_steps": request.recovery_steps,
+        "seed": request.seed,
+        "layout": request.layout,
+    }
+    return all(found.get(name) == value for name, value in wanted.items())
+
+
 def _check_extraction(
     opened: OpenSupernet, network: nn.Module, evaluation: Evaluation, inputs: Mapping[str, Tensor]
 ) -> None:
@@ -263,7 +262,7 @@ def _provenance(
     """Everything that is needed to say where the numbers and the weights come from."""
     supernet = opened.supernet
     return {
-        "supernas": version("supernas"),
+        "supernas": _own_version(),
         "base_model": opened.record["base_model"],
         "study": request.study_name,
         "evaluation": evaluation.number,
@@ -278,6 +277,14 @@ def _provenance(
         "values": [asdict(v) for v in (*evaluation.values, value)],
         "versions": measured_versions(),
     }
+
+
+def _own_version() -> str:
+    """The installed version; a checkout need not be installed."""
+    try:
+        return version("supernas")
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _artifact(evaluation: Evaluation, folder: Path, provenance: Mapping[str, Any]) -> Artifact:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from kernels.device import DeviceBackend
 from kernels.op_spec import Context
 from kernels.timing import TimingSettings
@@ -13,21 +11,21 @@ from nas.end_to_end import NetworkLatency, measure_networks
 from nas.evaluator import Evaluator
 from nas.objective import Bindings, context_from
 from studies.pareto import ParetoFront
-from studies.records import Evaluation, Genotype, Objective, Value
+from studies.records import Evaluation, Objective, Value
 from studies.store import StudyStore
 
 FINALISTS = 8
 
 
 def choose_finalists(front: ParetoFront, count: int = FINALISTS) -> list[Evaluation]:
-    """Up to `count` members, evenly spread along the front: always its ends, and from three on its knee."""
+    """Up to `count` members of a front: its ends, its knee (from three on), then whoever is farthest from those."""
     if count < 1:
         raise ValueError(f"at least 1 finalist is measured, got {count}")
     if len(front) <= count:
         return list(front.evaluations)
-    knee = front.evaluations.index(front.knee())
-    spread = np.linspace(0, len(front) - 1, max(2, count - 1)).round().astype(int)
-    chosen = list(dict.fromkeys([0, len(front) - 1, knee, *spread.tolist()]))[:count]
+    chosen = list(dict.fromkeys([0, len(front) - 1, front.evaluations.index(front.knee())]))[:count]
+    while len(chosen) < count:
+        chosen.append(max(range(len(front)), key=lambda i: min(abs(i - other) for other in chosen)))
     return [front.evaluations[i] for i in sorted(chosen)]
 
 
@@ -61,8 +59,11 @@ def remeasure(
             " measure the finalists on the device of the table"
         )
     space = bindings.supernet.space
-    chosen = [_evaluated(space.largest, evaluator, store, study_name)]
-    chosen += [finalist for finalist in choose_finalists(front, count) if finalist.genotype != space.largest]
+    genotypes = dict.fromkeys([space.largest, *(finalist.genotype for finalist in choose_finalists(front, count))])
+    stored = {evaluation.genotype: evaluation for evaluation in store.evaluations(study_name)}
+    if space.largest not in stored:  # the search need not have proposed it
+        (stored[space.largest],) = store.append(study_name, [evaluator(space.largest)])
+    chosen = [stored[genotype] for genotype in genotypes]
     for objective in (column.objective for column in evaluator.columns if column.objective.name == "latency"):
         context = context_from(objective.name, dict(objective.settings), bindings.context)
         latencies = measure_networks(
@@ -78,12 +79,6 @@ def remeasure(
         values = [_value(objective, latency, device, context) for latency in latencies]
         chosen = [_with_value(store, study_name, *pair) for pair in zip(chosen, values, strict=True)]
     return chosen
-
-
-def _evaluated(genotype: Genotype, evaluator: Evaluator, store: StudyStore, study_name: str) -> Evaluation:
-    """The study's evaluation of a genotype; the search need not have proposed it."""
-    known = next((e for e in store.evaluations(study_name) if e.genotype == genotype and e.status == "done"), None)
-    return known or store.append(study_name, [evaluator(genotype)])[0]
 
 
 def _value(objective: Objective, latency: NetworkLatency, device: str, context: Context) -> Value:

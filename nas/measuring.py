@@ -1,17 +1,17 @@
-"""The measuring stage: what a search needs to know of this machine, measured once and kept in the store."""
+"""The measuring stage: what a search needs to know of a machine, measured once and kept in the store."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from kernels.device import DeviceBackend
-from kernels.op_spec import Context
+from kernels.op_spec import Context, OpSpec
 from kernels.timing import TimingSettings
-from nas.end_to_end import measure_networks
+from nas.end_to_end import measure_networks, network_specs
 from predictors.latency_table import EndToEndRow, LatencyTable
 from predictors.measure import measure
-from studies.records import Genotype
+from studies.records import Genotype, Measurement
 from studies.store import StudyStore
 from supernets.space import SearchSpace
 from supernets.supernet import Supernet
@@ -32,7 +32,7 @@ def covering(space: SearchSpace) -> Iterator[Genotype]:
 
 def latency_table(
     supernet: Supernet,
-    context: Context,
+    contexts: Sequence[Context],
     store: StudyStore,
     backend: DeviceBackend,
     *,
@@ -45,34 +45,51 @@ def latency_table(
     """
     device = backend.detect()
     store.put_device(device.fingerprint, {"name": device.name, "kind": device.kind, **device.description})
-    space = supernet.space
-    ops = {op.key: op for g in covering(space) for op in supernet.ops(space.decode(g), context)}
-    table = LatencyTable.from_measurements(store.measurements(device.fingerprint), device.fingerprint)
-    measure(
-        table.missing(ops.values()),
-        backend,
-        settings=settings,
-        stored=store.measurements(device.fingerprint),
-        on_measured=lambda one: store.put_measurements([one]),
-        on_progress=on_progress,
-    )
-    chosen = [space.decode(genotype) for genotype in calibration_genotypes(space)]
-    latencies = measure_networks(
-        supernet,
-        chosen,
-        context,
-        backend,
-        settings=settings,
-        stored=store.measurements(device.fingerprint),
-        on_measured=lambda one: store.put_measurements([one]),
-        on_progress=on_progress,
-    )
-    rows = [
-        EndToEndRow(ops=supernet.ops(architecture, context), context=context, seconds=latency.seconds)
-        for architecture, latency in zip(chosen, latencies, strict=True)
-    ]
-    measured = store.measurements(device.fingerprint)
-    return LatencyTable.from_measurements(measured, device.fingerprint).fitted(rows)
+
+    def keep(one: Measurement) -> None:
+        store.put_measurements([one])
+
+    stored = store.measurements(device.fingerprint)
+    missing = LatencyTable.from_measurements(stored, device.fingerprint).missing(_operations(supernet, contexts))
+    measure(missing, backend, settings=settings, stored=stored, on_measured=keep, on_progress=on_progress)
+    chosen = [supernet.space.decode(genotype) for genotype in calibration_genotypes(supernet.space)]
+    for context in contexts:
+        measure_networks(
+            supernet,
+            chosen,
+            context,
+            backend,
+            settings=settings,
+            stored=store.measurements(device.fingerprint),
+            on_measured=keep,
+            on_progress=on_progress,
+        )
+    return stored_table(supernet, contexts, store, device.fingerprint)
+
+
+def stored_table(supernet: Supernet, contexts: Sequence[Context], store: StudyStore, device: str) -> LatencyTable:
+    """The latency table of any machine whose measurements are in the store.
+
+    Raises:
+        ValueError: an operation was not measured there.
+    """
+    measurements = store.measurements(device)
+    table = LatencyTable.from_measurements(measurements, device)
+    if missing := table.missing(_operations(supernet, contexts)):
+        raise ValueError(
+            f"{len(missing)} operations were not measured on {device}, such as {missing[0].key}; run `nas measure` "
+            "there with the same batch, sequence and threads, and import what it exports"
+        )
+    known = {one.op_key: one.seconds_median for one in measurements}
+    rows = []
+    for context in contexts:
+        for architecture in map(supernet.space.decode, calibration_genotypes(supernet.space)):
+            keys = [spec.key for spec in network_specs(supernet, architecture, context)]
+            if all(key in known for key in keys):
+                seconds = sum(known[key] for key in keys) / len(keys)
+                ops = supernet.ops(architecture, context)
+                rows.append(EndToEndRow(ops=ops, context=context, seconds=seconds))
+    return table.fitted(rows)
 
 
 def calibration_genotypes(space: SearchSpace) -> list[Genotype]:
@@ -80,3 +97,10 @@ def calibration_genotypes(space: SearchSpace) -> list[Genotype]:
     rng = random.Random(0)
     candidates = [space.smallest, space.middle, space.largest, *(space.sample(rng) for _ in range(10))]
     return list(dict.fromkeys(space.canonical(g) for g in candidates))[:CALIBRATION_NETWORKS]
+
+
+def _operations(supernet: Supernet, contexts: Sequence[Context]) -> list[OpSpec]:
+    """Every operation that any network of the supernet has, each once."""
+    architectures = [supernet.space.decode(genotype) for genotype in covering(supernet.space)]
+    ops = (op for context in contexts for architecture in architectures for op in supernet.ops(architecture, context))
+    return list({op.key: op for op in ops}.values())

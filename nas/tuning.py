@@ -2,148 +2,159 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nas.planning import decided_steps, recalled, remembered, training_estimate
+from nas.teaching import Teacher, find_teacher, given_teacher, with_answers
+from nas.tune_request import TuneRequest
 from nas.workspace import Workspace
 from studies.discovery import VariantFolder
-from supernets.family import SpaceOptions
+from supernets.checkpoint import (
+    head_labels,
+    input_limit,
+    load_classifier,
+    load_tokenizer,
+    read_supernet_record,
+    save_supernet,
+)
+from supernets.data.encoding import length_limit
+from supernets.estimate import Estimate
+from supernets.evaluation import evaluate, resolve_precision
+from supernets.finetune import TuneProgress, tune
+from supernets.supernet import Supernet
 from supernets.task import TRAIN, VALIDATION, Task, TaskSettings
-
-if TYPE_CHECKING:
-    from supernets.finetune import TuneProgress, TuneSettings
+from supernets.training_state import TrainingState
 
 TASKS = VariantFolder(package="supernets.tasks", attribute="TASK", kind="task")
 
-OnTuned = Callable[[str, "TuneProgress"], None]
+LENGTH_QUANTILES = 5
+"""Lengths by which a supernet remembers its training data, for latencies."""
+
+OnTuned = Callable[[str, TuneProgress], None]
 """Receives the name of the network in training (``teacher`` or ``supernet``) and its progress."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TuneRequest:
-    """What `tune_supernet` makes.
+class Prepared:
+    """A request's data and model, read and checked, before anything is spent.
 
     Attributes:
-        model: folder or name of the pre-trained checkpoint.
-        tuning: steps, recipe and optimiser; the teacher is trained with the same, on hard labels alone.
-        teacher: a fine-tuned checkpoint to distil from; None fine-tunes one (or takes `model`, if it has a head).
+        supernet: not yet trained.
     """
 
-    model: str
-    task: TaskSettings
-    tuning: TuneSettings
-    space: SpaceOptions = field(default_factory=SpaceOptions)
-    teacher: str | None = None
+    task: Task
+    tokenizer: Any
+    supernet: Supernet
 
 
 def open_task(settings: TaskSettings, source: str) -> tuple[Task, Any]:
-    """The task a checkpoint is judged on, and the checkpoint's tokenizer; a head's classes are the task's classes."""
-    from supernets.checkpoint import head_labels, load_tokenizer
+    """The task a checkpoint is judged on, and the checkpoint's tokenizer.
 
+    A head's classes are the task's classes, and no input is longer than the model takes.
+    """
     tokenizer = load_tokenizer(source)
     labels = head_labels(source)
     if labels is not None and settings.labels is None:
         settings = replace(settings, labels=labels)
+    most = input_limit(source)
+    if settings.max_length is None:
+        settings = replace(settings, max_length=min(most, length_limit(tokenizer)))
+    elif settings.max_length > most:
+        raise ValueError(f"{source} takes inputs of at most {most} tokens, got a maximum of {settings.max_length}")
     task_class: Any = TASKS.load(settings.kind)
     task: Task = task_class.open(settings, tokenizer)
     return task, tokenizer
 
 
-def tune_supernet(request: TuneRequest, workspace: Workspace, on_progress: OnTuned | None = None) -> Path:
+def prepare(request: TuneRequest) -> Prepared:
+    """Read the data and the checkpoint of a request.
+
+    Raises:
+        ValueError: unusable checkpoint, task or settings.
+    """
+    task, tokenizer = open_task(request.task, request.model)
+    model = load_classifier(request.model, task.labels, request.tuning.seed).model
+    supernet = Supernet.wrap(model, options=request.space)
+    return Prepared(
+        task=with_answers(task, given_teacher(request), request.tuning.device), tokenizer=tokenizer, supernet=supernet
+    )
+
+
+def tune_supernet(
+    request: TuneRequest,
+    workspace: Workspace,
+    on_progress: OnTuned | None = None,
+    *,
+    on_estimate: Callable[[Estimate], None] | None = None,
+    prepared: Prepared | None = None,
+) -> Path:
     """Make (or finish making) the supernet of a workspace and return its folder.
 
     A killed run continues from its last saved state; a finished stage is not repeated.
 
+    Args:
+        on_estimate: receives what the whole training will take, before it starts; not called for a resumed run.
+        prepared: what `prepare` made of the same request; it is trained in place.
+
     Raises:
         ValueError: unusable checkpoint, task or settings, or a workspace that holds another supernet.
     """
-    from supernets.checkpoint import load_classifier, read_supernet_record, save_supernet
-    from supernets.evaluation import evaluate, resolve_precision
-    from supernets.finetune import tune
-    from supernets.supernet import Supernet
-
-    asked = _question(request)
+    known = recalled(request, workspace)
     if workspace.supernet.exists():
-        _require_same(read_supernet_record(workspace.supernet).get("request"), asked, workspace)
+        _require_same(read_supernet_record(workspace.supernet).get("request"), request.to_json(), workspace)
         return workspace.supernet
-    task, tokenizer = open_task(request.task, request.model)
-    teacher = _teacher(request, task, tokenizer, workspace, on_progress)
-    baseline, logits = _judge(teacher, task, request.tuning) if teacher else (None, None)
-    loaded = load_classifier(request.model, task.labels, request.tuning.seed)
-    supernet = Supernet.wrap(loaded.model, options=request.space)
+    prepared = prepared or prepare(request)
+    task, supernet = prepared.task, prepared.supernet
+    foreseen = cache(partial(training_estimate, request, supernet, task))
+    known = known or remembered(request, decided_steps(request, task, foreseen), workspace)
+    if on_estimate and not any(workspace.training_state(name).exists() for name in ("teacher", "supernet")):
+        on_estimate(foreseen().lasting(known.tuning.steps))
+    teacher = find_teacher(known, task, prepared.tokenizer, workspace, _named("teacher", on_progress))
     state = workspace.training_state("supernet")
-    options = {"teacher_logits_NC": logits, "state_file": state}
-    done = tune(supernet, task, request.tuning, **options, on_progress=_named("supernet", on_progress))
-    device, precision = request.tuning.device, resolve_precision(request.tuning.precision, request.tuning.device)
-    largest = evaluate(supernet, task, VALIDATION, device=device, precision=precision)
-    record = {
-        "request": asked,
-        "task": replace(request.task, labels=task.labels).to_json(),
-        "base_model": request.model,
-        "teacher": teacher,
-        "tuning": asdict(request.tuning),
-        "seconds": done.seconds,
-        "validation": {"teacher": baseline, "largest": largest.metrics},
-    }
-    save_supernet(supernet, workspace.supernet, tokenizer, record)
+    done = tune(
+        supernet,
+        task,
+        known.tuning,
+        teacher_logits_NC=None if teacher is None else teacher.logits_NC,
+        state_file=state,
+        on_progress=_named("supernet", on_progress),
+    )
+    record = {"request": request.to_json(), **_record(known, prepared, teacher, done)}
+    save_supernet(supernet, workspace.supernet, prepared.tokenizer, record)
     state.unlink(missing_ok=True)
     return workspace.supernet
 
 
-def _teacher(
-    request: TuneRequest, task: Task, tokenizer: Any, workspace: Workspace, on_progress: OnTuned | None
-) -> str | None:
-    """Where the teacher lies: given, the model itself, or fine-tuned now; None where the recipe needs none."""
-    from supernets.checkpoint import head_labels, load_classifier, save_classifier
-    from supernets.finetune import plain_recipe, tune
-    from supernets.supernet import Supernet
-
-    if not request.tuning.recipe.needs_teacher:
-        return None
-    if request.teacher is not None:
-        return request.teacher
-    if head_labels(request.model) is not None:
-        return request.model
-    if not workspace.teacher.exists():
-        loaded = load_classifier(request.model, task.labels, request.tuning.seed)
-        network = Supernet.fixed(loaded.model)
-        settings = replace(request.tuning, recipe=plain_recipe(), order_fraction=-1.0)
-        state = workspace.training_state("teacher")
-        tune(network, task, settings, state_file=state, on_progress=_named("teacher", on_progress))
-        save_classifier(network.unwrap(), workspace.teacher, tokenizer)
-        state.unlink(missing_ok=True)
-    return str(workspace.teacher)
-
-
-def _judge(source: str, task: Task, settings: TuneSettings) -> tuple[dict[str, float], Any]:
-    """Validation metrics and training logits [N, C] of a teacher."""
-    from supernets.checkpoint import load_classifier
-    from supernets.evaluation import evaluate, predict_logits, resolve_precision
-
-    model: Any = load_classifier(source, task.labels).model.to(settings.device)
-    how: dict[str, Any] = {
-        "device": settings.device,
-        "precision": resolve_precision(settings.precision, settings.device),
+def _record(request: TuneRequest, prepared: Prepared, teacher: Teacher | None, done: TrainingState) -> dict[str, Any]:
+    """What later stages and readers need to know of a finished supernet."""
+    tuning, task = request.tuning, prepared.task
+    precision = resolve_precision(tuning.precision, tuning.device)
+    largest = evaluate(prepared.supernet, task, VALIDATION, device=tuning.device, precision=precision)
+    settings = replace(task.settings, labels=task.labels, data=_absolute(task.settings.data))
+    return {
+        "task": settings.to_json(),
+        "lengths": list(task.length_quantiles(TRAIN, LENGTH_QUANTILES)),
+        "base_model": request.model,
+        "teacher": given_teacher(request) if teacher is None else teacher.source,
+        "tuning": asdict(tuning),
+        "seconds": done.seconds,
+        "validation": {"teacher": teacher and teacher.metrics, "largest": largest.metrics},
     }
-    return evaluate(model, task, VALIDATION, **how).metrics, predict_logits(model, task, TRAIN, **how)[0]
+
+
+def _absolute(data: str | Mapping[str, str]) -> str | dict[str, str]:
+    """Paths that later stages find from any working directory."""
+    if isinstance(data, str):
+        return str(Path(data).resolve())
+    return {split: str(Path(path).resolve()) for split, path in data.items()}
 
 
 def _named(name: str, on_progress: OnTuned | None) -> Callable[[TuneProgress], None] | None:
     return None if on_progress is None else lambda progress: on_progress(name, progress)
-
-
-def _question(request: TuneRequest) -> dict[str, Any]:
-    """What decides the supernet, as JSON."""
-    tuning = {k: v for k, v in asdict(request.tuning).items() if k not in ("save_seconds", "watched_examples")}
-    return {
-        "model": request.model,
-        "task": request.task.to_json(),
-        "tuning": tuning,
-        "space": asdict(request.space),
-        "teacher": request.teacher,
-    }
 
 
 def _require_same(stored: Any, asked: dict[str, Any], workspace: Workspace) -> None:

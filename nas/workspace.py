@@ -5,6 +5,7 @@ work/
 ├── supernet/               weights, tokenizer and supernet.json
 ├── exports/NAME/           stand-alone checkpoints
 ├── training/*.safetensors  states of unfinished training, removed when done
+├── plan.json               the number of training steps, where epochs or a time budget decided it
 └── study.db                the default study store
 """
 
@@ -34,6 +35,11 @@ class Workspace:
     def storage(self) -> str:
         """URL of the default study store."""
         return f"sqlite:///{self.root / 'study.db'}"
+
+    @property
+    def plan(self) -> Path:
+        """What was decided about the training before it started."""
+        return self.root / "plan.json"
 
     def export(self, name: str) -> Path:
         """A stand-alone checkpoint."""

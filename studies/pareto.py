@@ -1,7 +1,7 @@
 """Pareto algebra: what is worth showing among many evaluations.
 
-Legend of shapes: N candidates, M objectives. Costs are minimised everywhere; a maximised objective enters with its sign
-flipped. Dominance and hypervolume are computed by moocore; the rules for ties, NaN and limits are ours and stated here.
+Legend of shapes: N candidates, M objectives, R distinct rows in lexicographic order. Costs are minimised everywhere; a
+maximised objective enters with its sign flipped.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import moocore  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -27,22 +26,31 @@ def non_dominated(costs: ArrayLike) -> Mask:
     """
     costs_NM = _matrix(costs)
     mask_N = _every(~np.isnan(costs_NM))
-    if mask_N.any():
-        mask_N[mask_N] = moocore.is_nondominated(costs_NM[mask_N], keep_weakly=True)
+    valid_NM = costs_NM[mask_N]
+    order_N = np.lexsort(valid_NM.T[::-1])
+    sorted_NM = valid_NM[order_N]
+    is_new_N = np.ones(len(sorted_NM), dtype=bool)
+    is_new_N[1:] = ~_every(sorted_NM[1:] == sorted_NM[:-1])
+    kept_R = _undominated(sorted_NM[is_new_N])
+    kept_N = np.empty(len(sorted_NM), dtype=bool)
+    kept_N[order_N] = kept_R[is_new_N.cumsum() - 1]
+    mask_N[mask_N] = kept_N
     return mask_N
 
 
 def hypervolume(costs: ArrayLike, reference: Sequence[float]) -> float:
     """Volume dominated by `costs` [N, M] and bounded by `reference` [M], in the product of the objectives' units.
 
-    Rows that are not better than the reference in every objective, or hold a NaN, add nothing.
-    (Zitzler and Thiele, "Multiobjective evolutionary algorithms", IEEE TEVC 1999.)
+    Rows that are not better than the reference in every objective, or not finite, add nothing. The time grows with the
+    power M - 1 of the rows on the front: meant for up to four objectives.
+    (Zitzler and Thiele, "Multiobjective evolutionary algorithms", IEEE TEVC 1999; computed in slices along the last
+    objective as in While et al., "A faster algorithm for calculating hypervolume", IEEE TEVC 2006.)
     """
-    costs_NM = _matrix(costs)
-    if len(reference) != costs_NM.shape[1]:
+    costs_NM, reference_M = _matrix(costs), np.asarray(reference, dtype=float)
+    if reference_M.shape != costs_NM.shape[1:]:
         raise ValueError(f"the reference needs {costs_NM.shape[1]} numbers, one per objective, got {len(reference)}")
-    inside_NM = costs_NM[_every(costs_NM < np.asarray(reference))]
-    return float(moocore.hypervolume(inside_NM, ref=list(reference))) if len(inside_NM) else 0.0
+    inside_N = _every(np.isfinite(costs_NM) & (costs_NM < reference_M))
+    return _sliced_volume(costs_NM[inside_N], reference_M)
 
 
 def knee(costs: ArrayLike) -> int:
@@ -76,6 +84,40 @@ def _matrix(costs: ArrayLike) -> Costs:
     if costs_NM.ndim != 2 or costs_NM.shape[1] == 0:
         raise ValueError(f"costs must have shape [candidates, objectives], got {list(costs_NM.shape)}")
     return costs_NM
+
+
+def _undominated(distinct_RM: Costs) -> Mask:
+    """Mask [R]; a row can only be dominated by an earlier one."""
+    kept_R = np.zeros(len(distinct_RM), dtype=bool)
+    if distinct_RM.shape[1] <= 2:
+        last_R = distinct_RM[:, -1]
+        kept_R[:1] = True
+        kept_R[1:] = last_R[1:] < np.minimum.accumulate(last_R)[:-1]
+        return kept_R
+    open_R = np.arange(len(distinct_RM))
+    while len(open_R):
+        first = open_R[0]
+        kept_R[first] = True
+        open_R = open_R[(distinct_RM[open_R] < distinct_RM[first]).any(axis=1)]
+    return kept_R
+
+
+def _sliced_volume(costs_NM: Costs, reference_M: Costs) -> float:
+    """Hypervolume of rows that are all better than the reference."""
+    front_NM = costs_NM[non_dominated(costs_NM)]
+    if not len(front_NM):
+        return 0.0
+    if front_NM.shape[1] == 1:
+        return float(reference_M[0] - front_NM[0, 0])
+    front_NM = front_NM[front_NM[:, -1].argsort()]
+    depth_N = np.diff(front_NM[:, -1], append=reference_M[-1])
+    if front_NM.shape[1] == 2:
+        return float((depth_N * (reference_M[0] - front_NM[:, 0])).sum())
+    return sum(
+        float(depth) * _sliced_volume(front_NM[:n, :-1], reference_M[:-1])
+        for n, depth in enumerate(depth_N, start=1)
+        if depth > 0
+    )
 
 
 def _every(flags_NM: Mask) -> Mask:

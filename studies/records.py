@@ -19,8 +19,12 @@ Goal = Literal["min", "max"]
 Provenance = Literal["computed", "analytic", "predicted", "supernet", "extracted", "exported"]
 """How a number came to be; `supernet`, `extracted` and `exported` are measurements, told apart by what was run."""
 
-MEASURED: frozenset[Provenance] = frozenset({"computed", "supernet", "extracted", "exported"})
-"""Provenances that may stand on a front of real values (`computed` is exact by construction)."""
+MEASURED: frozenset[Provenance] = frozenset({"computed", "supernet", "extracted"})
+"""Provenances of real values that are compared on a front (`computed` is exact by construction).
+
+`exported` is left out: a checkpoint's weights may have recovered after extraction, and would be compared with
+inherited ones. Its values stand beside the front.
+"""
 
 Status = Literal["pending", "running", "done", "failed"]
 

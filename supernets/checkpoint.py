@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -60,6 +60,20 @@ def load_tokenizer(source: str) -> Any:
 
 def head_labels(source: str) -> tuple[str, ...] | None:
     """Class names of a checkpoint that already has a classification head, in id order; None without a head."""
+    config = _config(source)
+    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+        return None
+    return tuple(config.id2label[i] for i in sorted(config.id2label))
+
+
+def input_limit(source: str) -> int:
+    """Longest input in tokens that a checkpoint's position embeddings allow."""
+    config = _config(source)
+    return family_for(config.model_type).input_limit(config)
+
+
+def _config(source: str) -> Any:
+    """The configuration of a supported checkpoint."""
     from transformers import AutoConfig
 
     _require_checkpoint(source)
@@ -68,9 +82,7 @@ def head_labels(source: str) -> tuple[str, ...] | None:
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"cannot read the configuration of {source}: {_first_line(error)}") from error
     family_for(config.model_type)
-    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
-        return None
-    return tuple(config.id2label[i] for i in sorted(config.id2label))
+    return config
 
 
 def load_classifier(source: str, labels: tuple[str, ...], seed: int = 0) -> Classifier:
@@ -101,7 +113,12 @@ def load_classifier(source: str, labels: tuple[str, ...], seed: int = 0) -> Clas
         )
     except Exception as error:  # safetensors, OSError, ValueError, RuntimeError: all mean the same to the user
         raise ValueError(f"cannot load the weights of {source}: {_first_line(error)}") from error
-    missing = [name for name in info["missing_keys"] if existing is not None or ".encoder." in name]
+    body = f"{model.base_model_prefix}."
+    missing = [
+        name
+        for name in info["missing_keys"]
+        if existing is not None or (name.startswith(body) and ".pooler." not in name)
+    ]
     if missing:
         raise ValueError(f"the checkpoint {source} lacks {len(missing)} weights, such as {sorted(missing)[0]}")
     return Classifier(model=model.eval(), tokenizer=load_tokenizer(source), labels=existing, source=source)
@@ -148,11 +165,14 @@ def _write_model(model: Any, folder: Path, tokenizer: Any) -> None:
 def read_supernet_record(folder: Path) -> dict[str, Any]:
     """The JSON record of a supernet folder, without loading weights."""
     try:
-        return cast("dict[str, Any]", json.loads((folder / SUPERNET_FILE).read_text()))
+        record = json.loads((folder / SUPERNET_FILE).read_text())
     except FileNotFoundError as error:
         raise ValueError(f"{folder} is not a supernet: it holds no {SUPERNET_FILE}; make one with nas tune") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{folder / SUPERNET_FILE} is not valid JSON ({error}); make the supernet again") from error
+    if not isinstance(record, dict) or not {"space", "hash"} <= record.keys():
+        raise ValueError(f"{folder / SUPERNET_FILE} lacks the space or the hash; make the supernet again")
+    return record
 
 
 def load_supernet(folder: Path) -> tuple[Supernet, Any, dict[str, Any]]:
@@ -225,6 +245,35 @@ def verify_network(folder: Path, inputs: Mapping[str, Tensor], logits: Tensor, p
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise VerificationError(f"the exported checkpoint does not reproduce the sub-network: {reason}")
+
+
+def load_exported(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """A stand-alone checkpoint of ours as a network in evaluation mode.
+
+    The modelling file of a free layout runs only if it is, byte for byte, the one this package ships, or if the caller
+    trusts it.
+
+    Raises:
+        ValueError: not a checkpoint, unreadable weights, or code of its own.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    _require_checkpoint(str(folder))
+    config = json.loads((folder / "config.json").read_text())
+    own_code = "auto_map" in config
+    if own_code and not trust_remote_code:
+        shipped = family_for(config["model_type"]).modeling_file.read_bytes()
+        found = [path.read_bytes() for path in folder.glob("*.py")]
+        if found != [shipped]:
+            raise ValueError(
+                f"{folder} brings code that this version did not write; read it, then pass --trust-remote-code"
+            )
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(
+            folder, trust_remote_code=own_code, use_safetensors=True, dtype=torch.float32
+        ).eval()
+    except Exception as error:  # as in `load_classifier`
+        raise ValueError(f"cannot load the weights of {folder}: {_first_line(error)}") from error
 
 
 @contextmanager

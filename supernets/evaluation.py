@@ -88,3 +88,8 @@ def evaluate(
         metrics=task.metrics(logits, labels),
         examples=len(labels),
     )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: torch has a type for this on accelerators, and only a message on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

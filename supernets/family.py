@@ -64,6 +64,10 @@ class Family(ABC):
         """Largest number of activation elements alive at once, at the context's longest sequence."""
 
     @abstractmethod
+    def input_limit(self, config: Any) -> int:
+        """Longest input in tokens that a model of this configuration takes."""
+
+    @abstractmethod
     def configure(self, config: Any, architecture: Architecture, layout: Layout) -> Any:
         """A copy of the configuration that describes the sub-network.
 

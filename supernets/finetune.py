@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from studies.errors import ResourceError
 from studies.records import content_hash
-from supernets.evaluation import Precision, autocast, evaluate, resolve_precision
+from supernets.evaluation import Precision, autocast, evaluate, is_out_of_memory, resolve_precision
 from supernets.importance import order_by_importance
 from supernets.recipe import Recipe, learning_rate_factor, step_seed
 from supernets.supernet import Supernet
@@ -134,7 +134,7 @@ class Tuner:
         self.state_file = state_file
         self.precision = resolve_precision(settings.precision, settings.device)
         self.model = supernet.model.to(settings.device)
-        self.parameters = _trainable(self.model, settings.freeze_embeddings)
+        self.parameters = trainable(self.model, settings.freeze_embeddings)
         self.optimizer = _optimizer(self.parameters, settings)
         self.identity = content_hash([settings.fingerprint, task.fingerprint, supernet.space.to_json()["choices"]])
         self.state = TrainingState(identity=self.identity)
@@ -184,8 +184,8 @@ class Tuner:
             self._order()
         try:
             loss = self.train_step(batch)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if "memory" not in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
             raise ResourceError(
                 f"out of memory with {len(batch)} examples a batch; try --batch-size {max(1, len(batch) // 2)}"
@@ -296,7 +296,8 @@ def distilled(recipe: Recipe) -> Recipe:
     return replace(recipe, gamma=1.0, sampling="full")
 
 
-def _trainable(model: nn.Module, freeze_embeddings: bool) -> dict[str, nn.Parameter]:
+def trainable(model: nn.Module, freeze_embeddings: bool) -> dict[str, nn.Parameter]:
+    """Decide which parameters receive gradients, and return those by name."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not (freeze_embeddings and ".embeddings." in f".{name}"))
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -16,7 +16,7 @@ from kernels.op_spec import BYTES_PER_ELEMENT, Context, OpSpec
 from studies.discovery import VariantFolder
 from supernets.elastic import ElasticGroup, Orders, cuts_by_parameter, permute_units, sliced_numel
 from supernets.family import Family, Layout, SpaceOptions
-from supernets.space import Architecture, SearchSpace
+from supernets.space import DEPTH, Architecture, SearchSpace
 from supernets.weights import ElasticLayers, ElasticLinear, Seam, SlicedWeights, Slot, WeightSource
 
 FAMILIES = VariantFolder(package="supernets.families", attribute="FAMILY", kind="family")
@@ -78,11 +78,15 @@ class Supernet:
         return cls(model, space, groups=())
 
     def _check_space(self) -> None:
+        if self.space.num_layers != self.config.num_hidden_layers:
+            raise ValueError(
+                f"the space has {self.space.num_layers} layers, but the model has {self.config.num_hidden_layers}"
+            )
         units = {(group.axis, group.layer): group.units for group in self.groups}
         for choice in self.space.choices:
             layers = range(self.space.num_layers) if choice.layer is None else [choice.layer]
-            for layer in layers:
-                most = units.get((choice.axis, layer), choice.options[-1])
+            for layer in layers if choice.axis != DEPTH else ():
+                most = units.get((choice.axis, layer), 0)
                 if choice.options[-1] > most:
                     raise ValueError(f"{choice.name} offers {choice.options[-1]}, but the model has {most}")
 

@@ -172,6 +172,10 @@ class Task(ABC):
     def summary(self) -> TaskSummary:
         """What the data look like."""
 
+    @abstractmethod
+    def labelled_by(self, predictions: Mapping[str, Sequence[int]]) -> Task:
+        """The same task with given class ids, split → one per example, where examples have no label."""
+
     def error(self, logits_NC: Tensor, labels_N: Tensor) -> float:
         """One minus the chosen metric: 0 is perfect."""
         return 1.0 - self.metrics(logits_NC, labels_N)[self.settings.metric]

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
-from transformers.tokenization_utils_base import BatchEncoding
 
 from supernets.importance import order_by_importance
 from supernets.recipe import Recipe
@@ -127,7 +126,7 @@ class InstaTuneTrainer(Trainer):
     def _order(self, model: nn.Module) -> None:
         """Measure importance on the first batches of a fresh pass over the training data; random states are kept."""
 
-        def loss(inputs: dict[str, Any] | BatchEncoding) -> Tensor:
+        def loss(inputs: dict[str, Any]) -> Tensor:
             tensors = dict(self._prepare_inputs(inputs))
             indices = tensors.pop(INDEX, None)
             outputs = model(**tensors)

@@ -67,27 +67,27 @@ class ElasticLinear(nn.Module):
         self.bias = linear.bias
         self.slot = slot
         self.seam = seam
-        self._cached: tuple[Architecture, int, Tensor, Tensor | None] | None = None
+        self._kept: tuple[Architecture, tuple[int, ...], Tensor, Tensor | None] | None = None
 
     def active_weights(self) -> tuple[Tensor, Tensor | None]:
         """Weight [o, i] and bias [o] of the active architecture.
 
-        Without gradients the views are kept until the architecture or the storage changes; they follow in-place
-        updates because they are views.
+        Without gradients, views are kept until the architecture or a parameter's storage changes; they follow in-place
+        updates because they are views. Anything else the source answers is asked for again in every pass.
         """
         architecture = self.seam.architecture
         if architecture is None:
             return self.weight, self.bias
-        if torch.is_grad_enabled() or not isinstance(self.seam.source, SlicedWeights):
+        if torch.is_grad_enabled():
             return self.seam.source.weights(self.slot, self.weight, self.bias, architecture)
-        address = self.weight.data_ptr()
-        if self._cached is None or self._cached[0] is not architecture or self._cached[1] != address:
-            self._cached = (
-                architecture,
-                address,
-                *self.seam.source.weights(self.slot, self.weight, self.bias, architecture),
-            )
-        return self._cached[2:]
+        parameters = (self.weight,) if self.bias is None else (self.weight, self.bias)
+        addresses = tuple(parameter.data_ptr() for parameter in parameters)
+        if self._kept is None or self._kept[0] is not architecture or self._kept[1] != addresses:
+            weight, bias = self.seam.source.weights(self.slot, self.weight, self.bias, architecture)
+            if not _is_view(weight, self.weight) or not _is_view(bias, self.bias):
+                return weight, bias
+            self._kept = (architecture, addresses, weight, bias)
+        return self._kept[2:]
 
     def forward(self, x_BTI: Tensor) -> Tensor:
         """[..., i] → [..., o]."""
@@ -101,6 +101,12 @@ class ElasticLinear(nn.Module):
         linear.weight = self.weight
         linear.bias = self.bias
         return linear.train(self.training)
+
+
+def _is_view(tensor: Tensor | None, parameter: Tensor | None) -> bool:
+    if tensor is None or parameter is None:
+        return tensor is parameter
+    return tensor.untyped_storage().data_ptr() == parameter.untyped_storage().data_ptr()
 
 
 class ElasticLayers(nn.ModuleList):

@@ -102,6 +102,11 @@ class BertFamily(Family):
         widest = max(max(4 * _heads(config, x) * head_dim, 2 * _width(config, x)) for x in architecture.layers)
         return tokens * (2 * hidden + widest)
 
+    def input_limit(self, config: Any) -> int:
+        """Position embeddings; those of the RoBERTa line start after the padding position."""
+        reserved = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+        return int(config.max_position_embeddings) - reserved
+
     def configure(self, config: Any, architecture: Architecture, layout: Layout) -> Any:
         """Free: per-layer sizes in ``supernas_layers``. Uniform: the stock fields, which cannot express fewer heads."""
         configured = copy.deepcopy(config)

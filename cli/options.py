@@ -1,0 +1,275 @@
+"""Groups of options that verbs share: declared once, spread over a verb's command line, turned into requests here.
+
+A verb takes a group as one parameter, ``task: TaskOptions``; `spread` shows typer the group's fields instead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from kernels.timing import TimingSettings
+    from nas.settings import SearchSettings
+    from nas.tune_request import Duration, TuneRequest
+    from supernets.task import TaskSettings
+
+DEFAULT_EPOCHS = 3.0
+
+
+def spread(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with the fields of its option groups as parameters of their own."""
+    hints = get_type_hints(verb, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    parameters: list[Parameter] = []
+    for parameter in signature(verb).parameters.values():
+        if parameter.name in groups:
+            parameters += _parameters(groups[parameter.name])
+        else:
+            parameters.append(parameter.replace(annotation=hints[parameter.name], kind=Parameter.KEYWORD_ONLY))
+
+    def run(**values: Any) -> None:
+        gathered = {
+            name: group(**{field.name: values.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        verb(**values, **gathered)
+
+    run.__name__, run.__doc__ = verb.__name__, verb.__doc__
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _parameters(group: Any) -> list[Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        Parameter(
+            field.name,
+            Parameter.KEYWORD_ONLY,
+            annotation=hints[field.name],
+            default=Parameter.empty if field.default is MISSING else field.default,
+        )
+        for field in fields(group)
+    ]
+
+
+ModelArgument = Annotated[str, typer.Argument(help="Pre-trained checkpoint: a folder, or a name in the local cache.")]
+SupernetArgument = Annotated[Path, typer.Argument(help="Folder made by nas tune or nas fit (work/supernet).")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder of the job; a stopped job resumes there.")]
+MovedDataOption = Annotated[
+    list[str] | None, typer.Option("--data", help="Where the data are now, if not where they were while tuning.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions:
+    """What is learnt, from which data."""
+
+    data: Annotated[
+        list[str],
+        typer.Option(help="TSV, CSV, JSONL or Parquet file or data-set folder; or, repeated, SPLIT=FILE."),
+    ]
+    task: Annotated[str, typer.Option(help="Kind of task.")] = "text-classification"
+    text: Annotated[str, typer.Option(help="Column of the text.")] = "text"
+    pair: Annotated[str | None, typer.Option(help="Column of the second text, for pairs.")] = None
+    label: Annotated[str, typer.Option(help="Column of the label; '' for unlabelled text.")] = "label"
+    max_length: Annotated[int | None, typer.Option(help="Longest input in tokens; default: what the model takes.")] = (
+        None
+    )
+    metric: Annotated[str, typer.Option(help="accuracy, f1 or matthews.")] = "accuracy"
+    class_weights: Annotated[str | None, typer.Option(help="'balanced' weighs rare classes more.")] = None
+    limit: Annotated[int | None, typer.Option(help="Use at most so many examples of each split.")] = None
+
+    def settings(self) -> TaskSettings:
+        """The task, not yet opened."""
+        from supernets.task import TaskSettings
+
+        return TaskSettings(
+            kind=self.task,
+            data=data_paths(self.data),
+            text=(self.text,) if self.pair is None else (self.text, self.pair),
+            label=self.label or None,
+            max_length=self.max_length,
+            metric=self.metric,
+            class_weights=self.class_weights,
+            limit=self.limit,
+        )
+
+
+def data_paths(given: list[str]) -> str | dict[str, str]:
+    """One path, or split → path; ValueError for a mixture."""
+    if len(given) == 1 and "=" not in given[0]:
+        return given[0]
+    pairs = [text.partition("=") for text in given]
+    if not all(equals for _, equals, _ in pairs):
+        raise ValueError(f"--data takes one path, or SPLIT=FILE for every split, got {' '.join(given)}")
+    return {split: path for split, _, path in pairs}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """On what everything runs."""
+
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu"
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 where the device has it.")
+    ] = "auto"
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How the supernet is trained, and how finely it is cut."""
+
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data instead of steps; default 3.")] = None
+    time_budget: Annotated[
+        str | None, typer.Option(help="As many steps as fit, such as 20m or 1h30m; a teacher's training included.")
+    ] = None
+    batch_size: Annotated[int, typer.Option(help="Examples per step.")] = 32
+    learning_rate: Annotated[float, typer.Option(help="Peak, after warm-up.")] = 1e-4
+    alpha: Annotated[float, typer.Option(help="Share of the hard-label loss.")] = 0.3
+    gamma: Annotated[float, typer.Option(help="1 distils from a teacher, 0 from the supernet itself.")] = 1.0
+    rho: Annotated[float, typer.Option(help="Distillation temperature.")] = 2.0
+    subnets: Annotated[int, typer.Option(help="Random sub-networks per step.")] = 1
+    sampling: Annotated[
+        Literal["full", "instatune", "sandwich", "smallest"], typer.Option(help="Which networks a step trains.")
+    ] = "instatune"
+    train_embeddings: Annotated[bool, typer.Option("--train-embeddings", help="Also train embeddings.")] = False
+    teacher: Annotated[str | None, typer.Option(help="Fine-tuned checkpoint to distil from; default: make one.")] = None
+    min_depth: Annotated[float, typer.Option(help="Share of the layers the shallowest network keeps.")] = 1 / 3
+    head_options: Annotated[int, typer.Option(help="Head counts per layer.")] = 4
+    width_options: Annotated[int, typer.Option(help="Feed-forward widths per layer.")] = 6
+    uniform: Annotated[bool, typer.Option("--uniform", help="Same sizes in all layers: stock classes load all.")] = (
+        False
+    )
+
+    def request(self, model: str, task: TaskOptions, run: RunOptions) -> TuneRequest:
+        """What is to be tuned; ValueError if the duration is given twice, or a setting is out of range."""
+        from nas.tune_request import TuneRequest
+        from supernets.family import SpaceOptions
+        from supernets.finetune import TuneSettings
+        from supernets.recipe import Recipe
+
+        recipe = Recipe(
+            alpha=self.alpha, gamma=self.gamma, rho=self.rho, subnets=self.subnets, sampling=self.sampling
+        )
+        tuning = TuneSettings(
+            steps=1 if self.steps is None else self.steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            recipe=recipe,
+            freeze_embeddings=not self.train_embeddings,
+            device=run.device,
+            precision=run.precision,
+            seed=run.seed,
+        )
+        space = SpaceOptions(
+            min_depth_fraction=self.min_depth,
+            head_options=self.head_options,
+            width_options=self.width_options,
+            uniform=self.uniform,
+        )
+        return TuneRequest(
+            model=model,
+            task=task.settings(),
+            tuning=tuning,
+            duration=self._duration(),
+            space=space,
+            teacher=self.teacher,
+        )
+
+    def _duration(self) -> Duration | None:
+        from nas.tune_request import Duration
+
+        given = {"--steps": self.steps, "--epochs": self.epochs, "--time-budget": self.time_budget}
+        if len(named := [name for name, value in given.items() if value is not None]) > 1:
+            raise ValueError(f"how long to train is said once, got {' and '.join(named)}")
+        if self.time_budget is not None:
+            return Duration(seconds=parse_duration(self.time_budget))
+        return None if self.steps is not None else Duration(epochs=self.epochs or DEFAULT_EPOCHS)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``90s``, ``20m``, ``1.5h`` or ``1h30m``."""
+    number = r"(\d+(?:\.\d+)?)"
+    match = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s)?", text.strip())
+    if not match or not any(match.groups()):
+        raise ValueError(f"a duration reads 90s, 20m, 1.5h or 1h30m, got {text!r}")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyOptions:
+    """Under which circumstances a latency holds."""
+
+    batch: Annotated[int, typer.Option(help="Texts per call.")] = 1
+    sequence: Annotated[str, typer.Option(help="Tokens per text: 64, 16+64, or data for the lengths of yours.")] = (
+        "data"
+    )
+    threads: Annotated[int, typer.Option(help="Threads of one call.")] = 1
+    rounds: Annotated[int, typer.Option(help="Samples per timing at most; fewer are faster and noisier.")] = 30
+
+    def sequences(self) -> tuple[int, ...]:
+        """Lengths; empty for those of the data."""
+        if self.sequence == "data":
+            return ()
+        try:
+            return tuple(int(length) for length in self.sequence.split("+"))
+        except ValueError as error:
+            raise ValueError(f"--sequence reads 64, 16+64 or data, got {self.sequence!r}") from error
+
+    def timing(self) -> TimingSettings:
+        """When a measurement is good enough."""
+        from kernels.timing import TimingSettings
+
+        return TimingSettings(min_rounds=min(TimingSettings().min_rounds, self.rounds), max_rounds=self.rounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitOptions:
+    """What an acceptable network costs at most."""
+
+    max_latency_ms: Annotated[float | None, typer.Option(help="Slowest acceptable network.")] = None
+    max_memory_mib: Annotated[float | None, typer.Option(help="Largest acceptable network in memory.")] = None
+    max_parameters: Annotated[float | None, typer.Option(help="Most parameters.")] = None
+
+    def limits(self) -> dict[str, float]:
+        """Objective name → largest value."""
+        given = {"latency": self.max_latency_ms, "memory": self.max_memory_mib, "parameters": self.max_parameters}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """What is searched for, and how."""
+
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(help="error, latency, macs, parameters or memory; repeated; default error and latency."),
+    ] = None
+    algorithm: Annotated[str, typer.Option(help="linas, nsga2, tpe or random.")] = "linas"
+    budget: Annotated[int, typer.Option(help="Networks that are evaluated at most.")] = 200
+    examples: Annotated[int | None, typer.Option(help="Validation examples per evaluation; default all.")] = None
+    finalists: Annotated[int, typer.Option(help="Networks of the front that are timed as a whole.")] = 8
+
+    def settings(self, limits: LimitOptions, run: RunOptions, study_name: str | None) -> SearchSettings:
+        """The search; ValueError for unknown names."""
+        from nas.settings import SearchSettings
+
+        return SearchSettings(
+            objectives=tuple(self.objective or ("error", "latency")),
+            limits=limits.limits(),
+            algorithm=self.algorithm,
+            budget=self.budget,
+            seed=run.seed,
+            study_name=study_name or "study",
+        )

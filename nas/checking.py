@@ -1,0 +1,79 @@
+"""What a job looks like before anything is spent on it: the data, what is elastic, time and memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nas.planning import decided_steps, training_estimate
+from nas.teaching import given_teacher
+from nas.tune_request import TuneRequest
+from nas.tuning import prepare
+from supernets.checkpoint import head_labels
+from supernets.estimate import Estimate
+from supernets.space import SearchSpace
+from supernets.supernet import Supernet
+from supernets.task import TaskSummary
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpaceFacts:
+    """How large a supernet's space is.
+
+    Attributes:
+        networks: distinct sub-networks.
+        options: gene → its options.
+        parameters: of the smallest and of the largest network.
+    """
+
+    networks: int
+    options: dict[str, tuple[int, ...]]
+    parameters: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """What tuning would work with.
+
+    Attributes:
+        has_head: whether the checkpoint already is a classifier; it then is baseline and teacher.
+        teacher: the checkpoint that is distilled from; None if one is fine-tuned first, or none is needed.
+        estimate: of the whole training, the teacher's included.
+    """
+
+    summary: TaskSummary
+    labels: tuple[str, ...]
+    has_head: bool
+    teacher: str | None
+    space: SpaceFacts
+    estimate: Estimate
+
+
+def check(request: TuneRequest) -> Check:
+    """Read the data and the model, and time a few passes; nothing is written.
+
+    Raises:
+        ValueError: unusable checkpoint, task or settings.
+        ResourceError: not even one batch fits into memory.
+    """
+    prepared = prepare(request)
+    foreseen = training_estimate(request, prepared.supernet, prepared.task)
+    steps = decided_steps(request, prepared.task, lambda: foreseen)
+    return Check(
+        summary=prepared.task.summary(),
+        labels=prepared.task.labels,
+        has_head=head_labels(request.model) is not None,
+        teacher=given_teacher(request) if request.tuning.recipe.needs_teacher else None,
+        space=space_facts(prepared.supernet),
+        estimate=foreseen.lasting(steps),
+    )
+
+
+def space_facts(supernet: Supernet) -> SpaceFacts:
+    """Size, options and extremes of a supernet's space."""
+    space: SearchSpace = supernet.space
+    ends = (space.decode(space.smallest), space.decode(space.largest))
+    return SpaceFacts(
+        networks=space.size,
+        options={choice.name: choice.options for choice in space.choices},
+        parameters=(supernet.count_parameters(ends[0]), supernet.count_parameters(ends[1])),
+    )

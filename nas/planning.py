@@ -1,0 +1,59 @@
+"""How many steps a training run takes, decided once: from epochs, or from what this machine does in a given time."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+
+from nas.teaching import needs_training, teacher_settings
+from nas.tune_request import TuneRequest
+from nas.workspace import Workspace
+from supernets.estimate import Estimate, estimate
+from supernets.supernet import Supernet
+from supernets.task import TRAIN, Task
+
+
+def recalled(request: TuneRequest, workspace: Workspace) -> TuneRequest | None:
+    """The request with its number of steps, if that is given or was decided for this very request before."""
+    if request.duration is None:
+        return request
+    try:
+        plan = json.loads(workspace.plan.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{workspace.plan} is not valid JSON ({error}); delete it") from error
+    return request.lasting(plan["steps"]) if plan["request"] == request.to_json() else None
+
+
+def decided_steps(request: TuneRequest, task: Task, foreseen: Callable[[], Estimate]) -> int:
+    """The number of optimiser steps a request comes to; `foreseen` is asked where a time budget decides."""
+    duration = request.duration
+    if duration is None:
+        return request.tuning.steps
+    if duration.epochs is not None:
+        per_epoch = math.ceil(task.size(TRAIN) / request.tuning.batch_size)
+        return max(1, math.ceil(duration.epochs * per_epoch))
+    assert duration.seconds is not None, "a duration is epochs or seconds"
+    return foreseen().steps_within(duration.seconds)
+
+
+def remembered(request: TuneRequest, steps: int, workspace: Workspace) -> TuneRequest:
+    """The request with its number of steps, which a resumed run will recall."""
+    if request.duration is not None:
+        workspace.root.mkdir(parents=True, exist_ok=True)
+        partial = workspace.plan.with_suffix(f".{os.getpid()}.partial")
+        content = {"request": request.to_json(), "steps": steps}
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial.replace(workspace.plan)
+    return request.lasting(steps)
+
+
+def training_estimate(request: TuneRequest, supernet: Supernet, task: Task) -> Estimate:
+    """What a request will take: the supernet's training, and the teacher's where one has to be trained."""
+    found = estimate(supernet, task, request.tuning)
+    if not needs_training(request):
+        return found
+    return found + estimate(supernet, task, teacher_settings(request.tuning))

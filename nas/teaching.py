@@ -1,0 +1,97 @@
+"""The teacher of a supernet: where it comes from, how good it is, and what it answers. N examples, C classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from nas.tune_request import TuneRequest
+from nas.workspace import Workspace
+from supernets.checkpoint import head_labels, load_classifier, save_classifier
+from supernets.evaluation import Precision, evaluate, predict_logits, resolve_precision
+from supernets.finetune import TuneProgress, TuneSettings, plain_recipe, tune
+from supernets.supernet import Supernet
+from supernets.task import TRAIN, VALIDATION, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Teacher:
+    """A fine-tuned full model.
+
+    Attributes:
+        source: its checkpoint.
+        metrics: on validation; the baseline of everything that follows.
+        logits_NC: on the training examples, float32.
+    """
+
+    source: str
+    metrics: dict[str, float]
+    logits_NC: Tensor
+
+
+def given_teacher(request: TuneRequest) -> str | None:
+    """The checkpoint that can answer before anything is trained: the teacher asked for, or a model with a head."""
+    if request.teacher is not None:
+        return request.teacher
+    return request.model if head_labels(request.model) is not None else None
+
+
+def needs_training(request: TuneRequest) -> bool:
+    """Whether a teacher has to be fine-tuned first."""
+    return request.tuning.recipe.needs_teacher and given_teacher(request) is None
+
+
+def teacher_settings(settings: TuneSettings) -> TuneSettings:
+    """The same steps and optimiser on hard labels alone, nothing elastic."""
+    return replace(settings, recipe=plain_recipe(), order_fraction=-1.0)
+
+
+def find_teacher(
+    request: TuneRequest,
+    task: Task,
+    tokenizer: Any,
+    workspace: Workspace,
+    on_progress: Callable[[TuneProgress], None] | None = None,
+) -> Teacher | None:
+    """The teacher of a request, fine-tuned now if there is none yet; None where the recipe needs none."""
+    if not request.tuning.recipe.needs_teacher:
+        return None
+    source = given_teacher(request)
+    if source is None:
+        source = str(workspace.teacher)
+        if not workspace.teacher.exists():
+            _train(request, task, tokenizer, workspace, on_progress)
+    settings = request.tuning
+    model: Any = load_classifier(source, task.labels).model.to(settings.device)
+    precision = resolve_precision(settings.precision, settings.device)
+    metrics = evaluate(model, task, VALIDATION, device=settings.device, precision=precision).metrics
+    logits, _ = predict_logits(model, task, TRAIN, device=settings.device, precision=precision)
+    return Teacher(source=source, metrics=metrics, logits_NC=logits)
+
+
+def _train(
+    request: TuneRequest,
+    task: Task,
+    tokenizer: Any,
+    workspace: Workspace,
+    on_progress: Callable[[TuneProgress], None] | None,
+) -> None:
+    network = Supernet.fixed(load_classifier(request.model, task.labels, request.tuning.seed).model)
+    state = workspace.training_state("teacher")
+    tune(network, task, teacher_settings(request.tuning), state_file=state, on_progress=on_progress)
+    save_classifier(network.unwrap(), workspace.teacher, tokenizer)
+    state.unlink(missing_ok=True)
+
+
+def with_answers(task: Task, source: str | None, device: str = "cpu", precision: Precision = "auto") -> Task:
+    """The task with a teacher's answers where examples have no label; the task itself where all have one."""
+    if source is None or not any(split.unlabelled for split in task.summary().splits.values()):
+        return task
+    model: Any = load_classifier(source, task.labels).model.to(device)
+    how: dict[str, Any] = {"device": device, "precision": resolve_precision(precision, device)}
+    answers = {split: predict_logits(model, task, split, **how)[0].argmax(-1).tolist() for split in task.splits}
+    return task.labelled_by(answers)

