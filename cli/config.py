@@ -100,6 +100,11 @@ def resolved(context: typer.Context) -> Settings:
     return {name: _as_json(value) for name, value in sorted(context.params.items()) if name != "config"}
 
 
+def record(context: typer.Context) -> Settings:
+    """What is kept with a study: every setting but the storage, whose URL may hold a password."""
+    return {name: value for name, value in resolved(context).items() if name != "storage"}
+
+
 def _as_json(value: object) -> object:
     if isinstance(value, Enum):
         return value.value

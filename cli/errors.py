@@ -65,7 +65,7 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 def exit_code(error: BaseException) -> ExitCode:
     """The exit code that stands for an exception."""
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+    if (isinstance(error, OSError) and error.errno in _DISK_FULL) or "No space left on device" in str(error):
         return ExitCode.RESOURCES
     if isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY):
         return ExitCode.RESOURCES

@@ -46,25 +46,13 @@ def fit(
     transformers classes express.
     """
     settings = search.settings(limits, run, study_name)
-    request = training.request(model, task, run)
+    tuned = training.request(model, task, run)
     from nas.fit import FitRequest, fit
-    from nas.searching import SearchRequest
 
-    searched = SearchRequest(
-        search=settings,
-        batch=latency.batch,
-        sequences=latency.sequences(),
-        threads=latency.threads,
-        device=run.device,
-        precision=run.precision,
-        evaluation_examples=search.examples,
-        finalists=search.finalists,
-        timing=latency.timing(),
-        record=record(context),
-    )
-    whole = FitRequest(tune=request, search=searched, output=output, storage=storage, recovery_steps=recover)
+    searched = search.request(settings, latency, run, record(context))
+    request = FitRequest(tune=tuned, search=searched, output=output, storage=storage, recovery_steps=recover)
     with Watch() as watch:
-        result = fit(whole, watch.listener())
+        result = fit(request, watch.listener())
     rows = [
         {
             "role": export.role,

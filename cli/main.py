@@ -9,8 +9,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli import errors, front, study
+from cli import check, demo, errors, evaluation, export, fit, front, measure, search, space, study, tune
 from cli.errors import ExitCode
+from cli.options import spread
+from cli.output import quiet_libraries
 
 app = typer.Typer(
     name="nas",
@@ -19,8 +21,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("fit")(spread(fit.fit, quiet_libraries))
+app.command("check")(spread(check.check, quiet_libraries))
+app.command("tune")(spread(tune.tune, quiet_libraries))
+app.command("space")(spread(space.space, quiet_libraries))
+app.command("measure")(spread(measure.measure, quiet_libraries))
+app.command("search")(spread(search.search, quiet_libraries))
 app.command("front")(front.front)
+app.command("export")(spread(export.export, quiet_libraries))
+app.command("eval")(spread(evaluation.evaluate, quiet_libraries))
 app.add_typer(study.app, name="study")
+app.command("demo")(spread(demo.demo, quiet_libraries))
 
 
 def _show_version(wanted: bool) -> None:

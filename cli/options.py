@@ -6,16 +6,18 @@ A verb takes a group as one parameter, ``task: TaskOptions``; `spread` shows typ
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
 import typer
 
 if TYPE_CHECKING:
+    from kernels.op_spec import Context
     from kernels.timing import TimingSettings
+    from nas.searching import SearchRequest
     from nas.settings import SearchSettings
     from nas.tune_request import Duration, TuneRequest
     from supernets.task import TaskSettings
@@ -23,10 +25,10 @@ if TYPE_CHECKING:
 DEFAULT_EPOCHS = 3.0
 
 
-def spread(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb with the fields of its option groups as parameters of their own."""
+def spread(verb: Callable[..., None], before: Callable[[], None] = lambda: None) -> Callable[..., None]:
+    """The verb with the fields of its option groups as parameters of their own; `before` is called first."""
     hints = get_type_hints(verb, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     parameters: list[Parameter] = []
     for parameter in signature(verb).parameters.values():
         if parameter.name in groups:
@@ -39,6 +41,7 @@ def spread(verb: Callable[..., None]) -> Callable[..., None]:
             name: group(**{field.name: values.pop(field.name) for field in fields(group)})
             for name, group in groups.items()
         }
+        before()
         verb(**values, **gathered)
 
     run.__name__, run.__doc__ = verb.__name__, verb.__doc__
@@ -49,6 +52,9 @@ def spread(verb: Callable[..., None]) -> Callable[..., None]:
 
 def _parameters(group: Any) -> list[Parameter]:
     hints = get_type_hints(group, include_extras=True)
+    for field in fields(group):
+        (option,) = hints[field.name].__metadata__
+        option.rich_help_panel = group.panel
     return [
         Parameter(
             field.name,
@@ -72,6 +78,7 @@ MovedDataOption = Annotated[
 class TaskOptions:
     """What is learnt, from which data."""
 
+    panel: ClassVar[str] = "Data and task"
     data: Annotated[
         list[str],
         typer.Option(help="TSV, CSV, JSONL or Parquet file or data-set folder; or, repeated, SPLIT=FILE."),
@@ -117,17 +124,24 @@ def data_paths(given: list[str]) -> str | dict[str, str]:
 class RunOptions:
     """On what everything runs."""
 
+    panel: ClassVar[str] = "Machine"
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu"
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 where the device has it.")
     ] = "auto"
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0
 
+    def __post_init__(self) -> None:
+        from kernels.device import load_backend
+
+        load_backend(self.device.partition(":")[0]).detect()
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """How the supernet is trained, and how finely it is cut."""
 
+    panel: ClassVar[str] = "Training"
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None
     epochs: Annotated[float | None, typer.Option(help="Passes over the data instead of steps; default 3.")] = None
     time_budget: Annotated[
@@ -158,9 +172,7 @@ class TrainingOptions:
         from supernets.finetune import TuneSettings
         from supernets.recipe import Recipe
 
-        recipe = Recipe(
-            alpha=self.alpha, gamma=self.gamma, rho=self.rho, subnets=self.subnets, sampling=self.sampling
-        )
+        recipe = Recipe(alpha=self.alpha, gamma=self.gamma, rho=self.rho, subnets=self.subnets, sampling=self.sampling)
         tuning = TuneSettings(
             steps=1 if self.steps is None else self.steps,
             batch_size=self.batch_size,
@@ -211,11 +223,13 @@ def parse_duration(text: str) -> float:
 class LatencyOptions:
     """Under which circumstances a latency holds."""
 
+    panel: ClassVar[str] = "Latency"
     batch: Annotated[int, typer.Option(help="Texts per call.")] = 1
     sequence: Annotated[str, typer.Option(help="Tokens per text: 64, 16+64, or data for the lengths of yours.")] = (
         "data"
     )
     threads: Annotated[int, typer.Option(help="Threads of one call.")] = 1
+    dtype: Annotated[str, typer.Option(help="float32, or bfloat16 where the device has it.")] = "float32"
     rounds: Annotated[int, typer.Option(help="Samples per timing at most; fewer are faster and noisier.")] = 30
 
     def sequences(self) -> tuple[int, ...]:
@@ -226,6 +240,14 @@ class LatencyOptions:
             return tuple(int(length) for length in self.sequence.split("+"))
         except ValueError as error:
             raise ValueError(f"--sequence reads 64, 16+64 or data, got {self.sequence!r}") from error
+
+    def context(self, quantiles: Sequence[int]) -> Context:
+        """The context, with the lengths of the user's data where none are given."""
+        from kernels.op_spec import Context
+
+        return Context(
+            batch=self.batch, sequences=self.sequences() or tuple(quantiles), threads=self.threads, dtype=self.dtype
+        )
 
     def timing(self) -> TimingSettings:
         """When a measurement is good enough."""
@@ -238,6 +260,7 @@ class LatencyOptions:
 class LimitOptions:
     """What an acceptable network costs at most."""
 
+    panel: ClassVar[str] = "Limits"
     max_latency_ms: Annotated[float | None, typer.Option(help="Slowest acceptable network.")] = None
     max_memory_mib: Annotated[float | None, typer.Option(help="Largest acceptable network in memory.")] = None
     max_parameters: Annotated[float | None, typer.Option(help="Most parameters.")] = None
@@ -252,6 +275,7 @@ class LimitOptions:
 class SearchOptions:
     """What is searched for, and how."""
 
+    panel: ClassVar[str] = "Search"
     objective: Annotated[
         list[str] | None,
         typer.Option(help="error, latency, macs, parameters or memory; repeated; default error and latency."),
@@ -259,6 +283,9 @@ class SearchOptions:
     algorithm: Annotated[str, typer.Option(help="linas, nsga2, tpe or random.")] = "linas"
     budget: Annotated[int, typer.Option(help="Networks that are evaluated at most.")] = 200
     examples: Annotated[int | None, typer.Option(help="Validation examples per evaluation; default all.")] = None
+    target: Annotated[
+        str | None, typer.Option(help="Fingerprint of the machine the networks are for, if it is not this one.")
+    ] = None
     finalists: Annotated[int, typer.Option(help="Networks of the front that are timed as a whole.")] = 8
 
     def settings(self, limits: LimitOptions, run: RunOptions, study_name: str | None) -> SearchSettings:
@@ -272,4 +299,25 @@ class SearchOptions:
             budget=self.budget,
             seed=run.seed,
             study_name=study_name or "study",
+        )
+
+    def request(
+        self, settings: SearchSettings, latency: LatencyOptions, run: RunOptions, record: Mapping[str, object]
+    ) -> SearchRequest:
+        """The search with its circumstances; `record` is kept with the study."""
+        from nas.searching import SearchRequest
+
+        return SearchRequest(
+            search=settings,
+            batch=latency.batch,
+            sequences=latency.sequences(),
+            threads=latency.threads,
+            dtype=latency.dtype,
+            device=run.device,
+            precision=run.precision,
+            target=self.target,
+            evaluation_examples=self.examples,
+            finalists=self.finalists,
+            timing=latency.timing(),
+            record=record,
         )

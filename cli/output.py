@@ -90,6 +90,14 @@ def cell(value: object) -> str:
     return str(value)
 
 
+def quiet_libraries() -> None:
+    """Keep transformers' load reports and progress bars out of what the user reads."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def duration(seconds: float) -> str:
     """``8 s``, ``3 min 05 s`` or ``2 h 10 min``."""
     whole = round(seconds)

@@ -15,14 +15,11 @@ def space(
 ) -> None:
     """Show what is elastic in a supernet, how many networks it holds, and what the smallest and largest cost."""
     from nas.checking import network_costs
-    from nas.searching import SearchRequest
     from supernets.checkpoint import load_supernet
 
     loaded, _, record = load_supernet(supernet)
-    asked = SearchRequest(batch=latency.batch, sequences=latency.sequences(), threads=latency.threads)
-    context = asked.context(tuple(record["lengths"]))
     if style is Format.TABLE:
         genes = [{"choice": c.name, "options": " ".join(map(str, c.options))} for c in loaded.space.choices]
         write_rows(genes, style)
         print(f"\n{loaded.space.size:,} networks\n".replace(",", " "))
-    write_rows(network_costs(loaded, context), style)
+    write_rows(network_costs(loaded, latency.context(record["lengths"])), style)

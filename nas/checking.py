@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kernels.op_spec import Context
+from nas.objective import MIB
 from nas.planning import decided_steps, training_estimate
-from nas.teaching import given_teacher
+from nas.teaching import given_teacher, needs_training
 from nas.tune_request import TuneRequest
 from nas.tuning import prepare
 from supernets.checkpoint import head_labels
 from supernets.estimate import Estimate
-from supernets.space import SearchSpace
 from supernets.supernet import Supernet
 from supernets.task import TaskSummary
 
@@ -36,7 +37,8 @@ class Check:
 
     Attributes:
         has_head: whether the checkpoint already is a classifier; it then is baseline and teacher.
-        teacher: the checkpoint that is distilled from; None if one is fine-tuned first, or none is needed.
+        teacher: the checkpoint that is distilled from, if it is there already.
+        trains_teacher: whether one is fine-tuned first.
         estimate: of the whole training, the teacher's included.
     """
 
@@ -44,6 +46,7 @@ class Check:
     labels: tuple[str, ...]
     has_head: bool
     teacher: str | None
+    trains_teacher: bool
     space: SpaceFacts
     estimate: Estimate
 
@@ -63,14 +66,32 @@ def check(request: TuneRequest) -> Check:
         labels=prepared.task.labels,
         has_head=head_labels(request.model) is not None,
         teacher=given_teacher(request) if request.tuning.recipe.needs_teacher else None,
+        trains_teacher=needs_training(request),
         space=space_facts(prepared.supernet),
         estimate=foreseen.lasting(steps),
     )
 
 
+def network_costs(supernet: Supernet, context: Context) -> list[dict[str, object]]:
+    """What can be counted of the smallest, the middle and the largest network."""
+    rows: list[dict[str, object]] = []
+    for name in ("smallest", "middle", "largest"):
+        architecture = supernet.space.decode(getattr(supernet.space, name))
+        rows.append(
+            {
+                "network": name,
+                "layers": len(architecture.layers),
+                "parameters": supernet.count_parameters(architecture),
+                "MACs": supernet.count_macs(architecture, context),
+                "memory [MiB]": supernet.memory_bytes(architecture, context) / MIB,
+            }
+        )
+    return rows
+
+
 def space_facts(supernet: Supernet) -> SpaceFacts:
     """Size, options and extremes of a supernet's space."""
-    space: SearchSpace = supernet.space
+    space = supernet.space
     ends = (space.decode(space.smallest), space.decode(space.largest))
     return SpaceFacts(
         networks=space.size,

@@ -95,7 +95,10 @@ def select(front: ParetoFront, evaluations: Sequence[Evaluation], selection: Sel
             raise ValueError(f"the study has no finished evaluation number {selection.number}; see nas front")
         return found[0]
     if not len(front):
-        raise ValueError("the front is empty: search first, or relax the limits")
+        raise ValueError(
+            "no measured network is left to choose from: search first or relax the limits; for the layout uniform, "
+            "make the supernet with --uniform"
+        )
     front = within_limits(front, selection.limits)
     if selection.rank is not None:
         if not 1 <= selection.rank <= len(front):

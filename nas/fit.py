@@ -14,7 +14,7 @@ from nas.measuring import OnMeasured
 from nas.objective import Bindings
 from nas.search import SearchProgress
 from nas.searching import OpenSupernet, SearchRequest, context_of, open_supernet, search_supernet
-from nas.stock import uniform_only
+from nas.stock import uniform_front
 from nas.tune_request import TuneRequest
 from nas.tuning import OnTuned, Prepared, prepare, tune_supernet
 from nas.workspace import Workspace
@@ -157,8 +157,7 @@ def _chosen(
     choose("knee", front, Selection(limits=limits), "free")
     if limits:
         choose("best", front, Selection(rank=1, limits=limits), "free")
-    smaller = [e for e in evaluations if e.genotype != opened.supernet.space.largest]
-    stock = ParetoFront.of(front.objectives, uniform_only(opened.supernet, smaller), front.allowed)
+    stock = uniform_front(front, evaluations, opened.supernet)
     if len(stock):
         with suppress(LimitError):  # the others keep the limits
             choose("uniform", stock, Selection(rank=1 if limits else None, limits=limits), "uniform")

@@ -35,6 +35,7 @@ class JudgeRequest:
     batch: int = 1
     sequences: tuple[int, ...] = ()
     threads: int = 1
+    dtype: str = "float32"
     device: str = "cpu"
     precision: Precision = "auto"
     trust_remote_code: bool = False
@@ -65,7 +66,7 @@ def judge(request: JudgeRequest, on_progress: Callable[[float, int], None] | Non
     precision = resolve_precision(request.precision, request.device)
     quality = evaluate(network, task, split, device=request.device, precision=precision)
     lengths = request.sequences or task.length_quantiles(TRAIN, LENGTH_QUANTILES)
-    context = Context(batch=request.batch, sequences=lengths, threads=request.threads)
+    context = Context(batch=request.batch, sequences=lengths, threads=request.threads, dtype=request.dtype)
     backend = load_backend(request.device)
     latency = measure_network(network, context, backend, settings=request.timing, on_progress=on_progress)
     return Judgement(

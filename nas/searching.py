@@ -17,7 +17,7 @@ from nas.objective import Bindings, context_from, parse_objective
 from nas.problem import build_problem, study_for
 from nas.search import SearchProgress, run
 from nas.settings import SearchSettings
-from nas.stock import uniform_only
+from nas.stock import uniform_front
 from nas.teaching import with_answers
 from nas.tuning import LENGTH_QUANTILES, open_task
 from predictors.latency_table import LatencyTable
@@ -132,8 +132,7 @@ def search_supernet(
         return front
     if bindings.table.device != backend.detect().fingerprint:
         return store.front(study.name, provenances=MEASURED | {"predicted"})
-    smaller = [e for e in store.evaluations(study.name) if e.genotype != opened.supernet.space.largest]
-    stock = ParetoFront.of(front.objectives, uniform_only(opened.supernet, smaller), front.allowed)
+    stock = uniform_front(front, store.evaluations(study.name), opened.supernet)
     for part, count in ((front, request.finalists), (stock, min(request.finalists, UNIFORM_FINALISTS))):
         if len(part):
             remeasure(

@@ -1,11 +1,11 @@
 """What can go wrong beyond plain bad input, told apart by the command line's exit codes.
 
-    ValueError                  the user's input: rule, offending value, remedy
-    ├── StorageError            a database that is foreign, newer, corrupt or out of reach
-    └── LimitError              limits that no sub-network can meet
-    RuntimeError
-    ├── VerificationError       a checkpoint that, reloaded, does not compute what it should
-    └── ResourceError           memory or disk ran out
+ValueError                  the user's input: rule, offending value, remedy
+├── StorageError            a database that is foreign, newer, corrupt or out of reach
+└── LimitError              limits that no sub-network can meet
+RuntimeError
+├── VerificationError       a checkpoint that, reloaded, does not compute what it should
+└── ResourceError           memory or disk ran out
 """
 
 

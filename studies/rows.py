@@ -104,20 +104,17 @@ def identity(connection: Connection, table: type[Base], key: Mapping[str, Any], 
 
 def architecture_ids(connection: Connection, space_id: int, genotypes: Collection[Genotype]) -> dict[Genotype, int]:
     """Primary key of every architecture, inserted where it is new to the space."""
+    if not genotypes:
+        return {}
     by_hash = {genotype_hash(genotype): genotype for genotype in genotypes}
-    ids = _known_architectures(connection, space_id, by_hash)
-    missing = {key: genotype for key, genotype in by_hash.items() if genotype not in ids}
-    if missing:
-        statement = upsert(connection, ArchitectureRow).on_conflict_do_nothing(index_elements=["space_id", "hash"])
-        rows = [
-            {"space_id": space_id, "hash": key, "genotype": encode_genotype(genotype)}
-            for key, genotype in sorted(missing.items())
-        ]
-        inserted = connection.execute(statement.returning(ArchitectureRow.hash, ArchitectureRow.id), rows)
-        ids |= {by_hash[row.hash]: row.id for row in inserted}
-        raced = {key: genotype for key, genotype in missing.items() if genotype not in ids}
-        ids |= _known_architectures(connection, space_id, raced)
-    return ids
+    statement = upsert(connection, ArchitectureRow).on_conflict_do_nothing(index_elements=["space_id", "hash"])
+    rows = [
+        {"space_id": space_id, "hash": key, "genotype": encode_genotype(genotype)}
+        for key, genotype in sorted(by_hash.items())  # one order everywhere, or two writers could block each other
+    ]
+    inserted = connection.execute(statement.returning(ArchitectureRow.hash, ArchitectureRow.id), rows)
+    ids = {by_hash[row.hash]: row.id for row in inserted}
+    return ids | _known_architectures(connection, space_id, {k: g for k, g in by_hash.items() if g not in ids})
 
 
 def _known_architectures(connection: Connection, space_id: int, by_hash: Mapping[str, Genotype]) -> dict[Genotype, int]:

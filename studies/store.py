@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, case, delete, select, update
 
 from studies.device_book import DeviceBook
 from studies.pareto import Costs, ParetoFront, ValueFilter, non_dominated, signed
@@ -233,25 +233,18 @@ def _cost_matrix(
     connection: Connection, study: StudyKey, objectives: Sequence[Objective], allowed: ValueFilter
 ) -> tuple[NDArray[np.int64], Costs]:
     """Primary keys [N] and costs [N, M] of the evaluations that have a value for any objective, NaN where not."""
-    columns = [_column(connection, study, objective, allowed) for objective in objectives]
-    keys_N = np.unique(np.concatenate([keys for keys, _ in columns]))
-    costs_NM = np.full((len(keys_N), len(objectives)), np.nan)
-    for m, (keys, costs) in enumerate(columns):
-        costs_NM[np.searchsorted(keys_N, keys), m] = costs  # keys repeat: the last one, the latest value, stays
-    return keys_N, costs_NM
-
-
-def _column(
-    connection: Connection, study: StudyKey, objective: Objective, allowed: ValueFilter
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Evaluation keys and costs of all allowed values of an objective, oldest first."""
+    column_of = {objective.key: m for m, objective in enumerate(objectives)}
     query = (
-        select(ObjectiveValueRow.evaluation_id, ObjectiveValueRow.number)
+        select(
+            ObjectiveValueRow.evaluation_id,
+            case(column_of, value=ObjectiveValueRow.objective),
+            ObjectiveValueRow.number,
+        )
         .join(EvaluationRow, EvaluationRow.id == ObjectiveValueRow.evaluation_id)
         .where(
             EvaluationRow.study_id == study.id,
             EvaluationRow.status == "done",
-            ObjectiveValueRow.objective == objective.key,
+            ObjectiveValueRow.objective.in_(column_of),
             ObjectiveValueRow.provenance.in_(sorted(allowed.provenances)),
         )
         .order_by(ObjectiveValueRow.id)
@@ -260,5 +253,10 @@ def _column(
         query = query.where(ObjectiveValueRow.device.in_(["", allowed.device]))
     cursor = connection.execute(query).cursor
     assert cursor is not None, "a SELECT has rows"
-    rows_R2 = np.array(cursor.fetchall(), dtype=np.float64).reshape(-1, 2)  # plain tuples: several times faster
-    return rows_R2[:, 0].astype(np.int64), signed(objective, 1.0) * rows_R2[:, 1]
+    values_V3 = np.array(cursor.fetchall(), dtype=np.float64).reshape(-1, 3)  # plain tuples: several times faster
+    keys_N, row_V = np.unique(values_V3[:, 0].astype(np.int64), return_inverse=True)
+    sign_M = np.array([signed(objective, 1.0) for objective in objectives])
+    costs_NM = np.full((len(keys_N), len(objectives)), np.nan)
+    column_V = values_V3[:, 1].astype(np.int64)
+    costs_NM[row_V, column_V] = sign_M[column_V] * values_V3[:, 2]  # where cells repeat, the last, latest value stays
+    return keys_N, costs_NM

@@ -250,8 +250,8 @@ def verify_network(folder: Path, inputs: Mapping[str, Tensor], logits: Tensor, p
 def load_exported(folder: Path, *, trust_remote_code: bool = False) -> Any:
     """A stand-alone checkpoint of ours as a network in evaluation mode.
 
-    The modelling file of a free layout runs only if it is, byte for byte, the one this package ships, or if the caller
-    trusts it.
+    The modelling file of a free layout must be, byte for byte, the one this package ships, which then runs in its place;
+    another one runs only if the caller trusts it.
 
     Raises:
         ValueError: not a checkpoint, unreadable weights, or code of its own.
@@ -260,17 +260,17 @@ def load_exported(folder: Path, *, trust_remote_code: bool = False) -> Any:
 
     _require_checkpoint(str(folder))
     config = json.loads((folder / "config.json").read_text())
-    own_code = "auto_map" in config
-    if own_code and not trust_remote_code:
-        shipped = family_for(config["model_type"]).modeling_file.read_bytes()
-        found = [path.read_bytes() for path in folder.glob("*.py")]
-        if found != [shipped]:
+    network_class: Any = AutoModelForSequenceClassification
+    if "auto_map" in config and not trust_remote_code:
+        family = family_for(config["model_type"])
+        if [path.read_bytes() for path in folder.glob("*.py")] != [family.modeling_file.read_bytes()]:
             raise ValueError(
                 f"{folder} brings code that this version did not write; read it, then pass --trust-remote-code"
             )
+        network_class = getattr(family.modeling, config["architectures"][0])
     try:
-        return AutoModelForSequenceClassification.from_pretrained(
-            folder, trust_remote_code=own_code, use_safetensors=True, dtype=torch.float32
+        return network_class.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, use_safetensors=True, dtype=torch.float32
         ).eval()
     except Exception as error:  # as in `load_classifier`
         raise ValueError(f"cannot load the weights of {folder}: {_first_line(error)}") from error
@@ -284,8 +284,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
         ValueError: `folder` exists and is not empty.
         ResourceError: the disk is full.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} already exists: choose another output or remove it")
+    require_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -299,3 +298,9 @@ def staged_folder(folder: Path) -> Iterator[Path]:
         if "No space left" in str(error) or getattr(error, "errno", None) == 28:
             raise ResourceError(f"the disk holding {folder.parent} is full; nothing was written") from error
         raise
+
+
+def require_free(folder: Path) -> None:
+    """ValueError if something lies where a folder is to be written; an empty folder is fine."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} already exists: choose another output or remove it")

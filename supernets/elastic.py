@@ -42,7 +42,7 @@ class Member:
 
     def view(self, tensor: Tensor, units: int) -> Tensor:
         """The first `units` units as a view: no copy, whatever their number."""
-        if self.step == self.block:
+        if self.stride in (0, self.block):
             return tensor.narrow(self.dim, self.offset, units * self.block)
         assert self.block == 1, "units with gaps between them need block 1 to be a view"
         return tensor[(slice(None),) * self.dim + (slice(self.offset, self.offset + units * self.step, self.step),)]
@@ -86,6 +86,10 @@ class Cut:
     group: ElasticGroup
     member: Member
 
+    def view(self, tensor: Tensor, architecture: Architecture) -> Tensor:
+        """The units an architecture keeps, as a view."""
+        return self.member.view(tensor, self.group.kept(architecture))
+
 
 def cuts_by_parameter(groups: Sequence[ElasticGroup]) -> dict[str, tuple[Cut, ...]]:
     """All cuts of every elastic parameter, by parameter name."""
@@ -102,8 +106,10 @@ def slice_view(tensor: Tensor, cuts: Sequence[Cut], architecture: Architecture) 
     A view wherever every dimension is cut by one member; dimensions with several members (fused matrices) are
     concatenated from views.
     """
+    if len(cuts) == 1:
+        return cuts[0].view(tensor, architecture)
     for dim in sorted({cut.member.dim for cut in cuts}):
-        pieces = [c.member.view(tensor, c.group.kept(architecture)) for c in cuts if c.member.dim == dim]
+        pieces = [cut.view(tensor, architecture) for cut in cuts if cut.member.dim == dim]
         tensor = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
     return tensor
 

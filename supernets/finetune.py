@@ -34,8 +34,8 @@ class TuneSettings:
 
     Attributes:
         steps: optimiser steps.
-        order_fraction: share of the steps that train the full network alone, before importance is measured; negative
-            means never reorder.
+        order_fraction: share of the steps that train the full network alone, before importance is measured; 0 where
+            the weights already know the task, negative to never reorder.
         importance_batches: training batches on which importance is measured.
         freeze_embeddings: keep the embedding tables as pre-trained.
         precision: ``auto`` is bfloat16 autocast where the device has it.
@@ -45,13 +45,13 @@ class TuneSettings:
 
     steps: int
     batch_size: int = 32
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     weight_decay: float = 0.01
     warmup_fraction: float = 0.1
     max_gradient_norm: float = 1.0
     recipe: Recipe = field(default_factory=Recipe)
-    order_fraction: float = 0.2
-    importance_batches: int = 8
+    order_fraction: float = 0.0
+    importance_batches: int = 4
     freeze_embeddings: bool = True
     device: str = "cpu"
     precision: Precision = "auto"
@@ -136,7 +136,7 @@ class Tuner:
         self.model = supernet.model.to(settings.device)
         self.parameters = trainable(self.model, settings.freeze_embeddings)
         self.optimizer = _optimizer(self.parameters, settings)
-        self.identity = content_hash([settings.fingerprint, task.fingerprint, supernet.space.to_json()["choices"]])
+        self.identity = content_hash([settings.fingerprint, task.fingerprint, supernet.hash])
         self.state = TrainingState(identity=self.identity)
         if state_file is not None and state_file.exists():
             self.state = load_state(state_file, supernet, self.optimizer, self.parameters, self.identity)
@@ -190,15 +190,14 @@ class Tuner:
             raise ResourceError(
                 f"out of memory with {len(batch)} examples a batch; try --batch-size {max(1, len(batch) // 2)}"
             ) from error
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"the loss is {loss} at step {self.state.step}: lower --learning-rate "
-                f"(now {self.settings.learning_rate}) or set --precision float32"
-            )
         return loss
 
     def train_step(self, batch: Batch) -> float:
-        """One optimiser step; returns the summed loss."""
+        """One optimiser step; returns the summed loss.
+
+        Raises:
+            ValueError: the loss is not finite; the weights are left as they were before the step.
+        """
         settings, recipe, step = self.settings, self.settings.recipe, self.state.step
         torch.manual_seed(step_seed(settings.seed, step))
         self.model.train()
@@ -217,6 +216,12 @@ class Tuner:
                 loss = recipe.subnet_loss(hard, sub_logits, logits.detach(), teacher)
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
+        if not math.isfinite(total):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise ValueError(
+                f"the loss is {total} at step {step}: lower --learning-rate "
+                f"(now {settings.learning_rate}) or set --precision float32"
+            )
         nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_gradient_norm)
         factor = learning_rate_factor(step, settings.steps, round(settings.steps * settings.warmup_fraction))
         for group in self.optimizer.param_groups:

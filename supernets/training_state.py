@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from studies.errors import ResourceError
 from supernets.supernet import Supernet
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -45,7 +46,11 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     parameters: Mapping[str, nn.Parameter],
 ) -> None:
-    """Write the state beside `path` and move it there in one step."""
+    """Write the state beside `path` and move it there in one step.
+
+    Raises:
+        ResourceError: it cannot be written, such as on a full disk; the state that was there stays.
+    """
     tensors: dict[str, Tensor] = {f"model.{k}": v.contiguous() for k, v in supernet.model.state_dict().items()}
     for name, parameter in parameters.items():
         for kind in MOMENTS:
@@ -59,8 +64,12 @@ def save_state(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata=metadata)
-    os.replace(partial, path)
+    try:
+        save_file(tensors, partial, metadata=metadata)
+        os.replace(partial, path)
+    except (SafetensorError, OSError) as error:
+        partial.unlink(missing_ok=True)
+        raise ResourceError(f"cannot write the training state {path} ({error}); make room and run again") from error
 
 
 def load_state(

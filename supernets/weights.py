@@ -67,7 +67,7 @@ class ElasticLinear(nn.Module):
         self.bias = linear.bias
         self.slot = slot
         self.seam = seam
-        self._kept: tuple[Architecture, tuple[int, ...], Tensor, Tensor | None] | None = None
+        self._kept: tuple[Architecture, tuple[int, int], Tensor, Tensor | None] | None = None
 
     def active_weights(self) -> tuple[Tensor, Tensor | None]:
         """Weight [o, i] and bias [o] of the active architecture.
@@ -75,19 +75,19 @@ class ElasticLinear(nn.Module):
         Without gradients, views are kept until the architecture or a parameter's storage changes; they follow in-place
         updates because they are views. Anything else the source answers is asked for again in every pass.
         """
-        architecture = self.seam.architecture
+        seam, full_weight, full_bias = self.seam, self.weight, self.bias
+        architecture = seam.architecture
         if architecture is None:
-            return self.weight, self.bias
+            return full_weight, full_bias
         if torch.is_grad_enabled():
-            return self.seam.source.weights(self.slot, self.weight, self.bias, architecture)
-        parameters = (self.weight,) if self.bias is None else (self.weight, self.bias)
-        addresses = tuple(parameter.data_ptr() for parameter in parameters)
-        if self._kept is None or self._kept[0] is not architecture or self._kept[1] != addresses:
-            weight, bias = self.seam.source.weights(self.slot, self.weight, self.bias, architecture)
-            if not _is_view(weight, self.weight) or not _is_view(bias, self.bias):
+            return seam.source.weights(self.slot, full_weight, full_bias, architecture)
+        kept, address = self._kept, (full_weight.data_ptr(), 0 if full_bias is None else full_bias.data_ptr())
+        if kept is None or kept[0] is not architecture or kept[1] != address:
+            weight, bias = seam.source.weights(self.slot, full_weight, full_bias, architecture)
+            if not _is_view(weight, full_weight) or not _is_view(bias, full_bias):
                 return weight, bias
-            self._kept = (architecture, addresses, weight, bias)
-        return self._kept[2:]
+            self._kept = kept = (architecture, address, weight, bias)
+        return kept[2:]
 
     def forward(self, x_BTI: Tensor) -> Tensor:
         """[..., i] → [..., o]."""
@@ -104,8 +104,10 @@ class ElasticLinear(nn.Module):
 
 
 def _is_view(tensor: Tensor | None, parameter: Tensor | None) -> bool:
+    if tensor is parameter:
+        return True
     if tensor is None or parameter is None:
-        return tensor is parameter
+        return False
     return tensor.untyped_storage().data_ptr() == parameter.untyped_storage().data_ptr()
 
 

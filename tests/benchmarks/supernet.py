@@ -2,7 +2,7 @@
 
 Random sub-networks of MiniLM's default space, with units and layers in a random order of importance. For every one, the
 forward pass inside the supernet and that of the extracted network take turns; their ratio is the median over the turns.
-Switching is entering and leaving `Supernet.active` and making every view the sub-network needs, without the forward pass.
+Switching is entering and leaving `Supernet.active` and making every view the sub-network needs, without a forward pass.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from supernets.checkpoint import load_classifier
 from supernets.space import Architecture
 from supernets.supernet import Supernet
 from supernets.weights import ElasticLinear
-from tests.benchmarks.common import RESULTS, finish, model_folder, print_table, write_rows
+from tests.benchmarks.common import RESULTS, finish, model_folder, print_table, quiet, write_rows
 
 Row = dict[str, Any]
 TIMING = TimingSettings(min_rounds=7, max_rounds=15, tolerance=0.02)
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=32)
     parser.add_argument("--full", action="store_true", help="200 architectures, raw rows kept")
     options = parser.parse_args()
+    quiet()
     torch.set_num_threads(options.threads)
     count = 200 if options.full else options.architectures
     inputs = random_inputs(options.batch, options.length)

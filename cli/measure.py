@@ -1,0 +1,76 @@
+"""`nas measure`: the latencies of this machine, or those another machine exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.config import DEFAULT_STORAGE, ConfigOption, StorageOption
+from cli.options import LatencyOptions, SupernetArgument
+from cli.output import Format, FormatOption, write_rows
+from cli.watch import Watch
+
+if TYPE_CHECKING:
+    from kernels.op_spec import Context
+    from predictors.latency_table import LatencyTable
+    from supernets.supernet import Supernet
+
+
+def measure(
+    supernet: SupernetArgument,
+    latency: LatencyOptions,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    export_file: Annotated[Path | None, typer.Option("--export", help="Also write this file.")] = None,
+    import_file: Annotated[
+        Path | None, typer.Option("--import", help="Store what another machine exported; measure nothing here.")
+    ] = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    style: FormatOption = Format.TABLE,
+    config: ConfigOption = None,
+) -> None:
+    """Measure what the networks of a supernet are made of, each operation once, and keep it.
+
+    To fit networks to another machine, measure there with --export, and --import the file here.
+    """
+    from kernels.device import load_backend
+    from nas.measuring import latency_table, stored_table
+    from predictors.measurement_file import export_measurements, import_measurements
+    from studies.store import StudyStore
+    from supernets.checkpoint import load_supernet
+
+    loaded, _, record = load_supernet(supernet)
+    context = latency.context(record["lengths"])
+    imported = [] if import_file is None else import_measurements(import_file)
+    with StudyStore.open(storage) as store, Watch() as watch:
+        if import_file is None:
+            backend = load_backend(device)
+            tables = [
+                latency_table(loaded, [context], store, backend, settings=latency.timing(), on_progress=watch.measured)
+            ]
+        else:
+            store.put_measurements(imported)
+            devices = sorted({one.device for one in imported})
+            tables = [stored_table(loaded, [context], store, fingerprint) for fingerprint in devices]
+        if export_file is not None:
+            export_measurements([row for table in tables for row in store.measurements(table.device)], export_file)
+    write_rows([_row(table, loaded, context) for table in tables], style)
+
+
+def _row(table: LatencyTable, supernet: Supernet, context: Context) -> dict[str, object]:
+    """A table in one line; latencies of networks are predictions, with the error of those."""
+
+    def milliseconds(genotype: tuple[int, ...]) -> float:
+        architecture = supernet.space.decode(genotype)
+        return 1e3 * table.predict(supernet.ops(architecture, context), context).seconds
+
+    return {
+        "device": table.device,
+        "context": context.key,
+        "operations": len(table.seconds),
+        "noisy": len(table.noisy),
+        "smallest [ms]": milliseconds(supernet.space.smallest),
+        "largest [ms]": milliseconds(supernet.space.largest),
+        "error of predictions": table.error,
+    }

@@ -1,0 +1,305 @@
+"""The chain tune, measure, search, export on a toy checkpoint, stopped and resumed at every stage."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nas.checking import check
+from nas.export import Selection, select, within_limits
+from nas.fit import Listener, fit
+from nas.judging import JudgeRequest, judge
+from nas.searching import open_supernet, search_supernet
+from nas.tune_request import Duration
+from nas.tuning import prepare, tune_supernet
+from nas.workspace import Workspace
+from studies.errors import LimitError
+from studies.pareto import ParetoFront
+from studies.records import MEASURED, Evaluation, Objective, Value
+from studies.store import StudyStore
+from supernets.checkpoint import read_supernet_record
+from supernets.finetune import TuneProgress
+from supernets.recipe import Recipe
+from supernets.task import TaskSettings
+from tests.toy_job import QUICK, STEPS, ToyJob, provenance, write_checkpoint, write_data
+
+
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+def never(*_: object) -> None:
+    raise AssertionError("a finished stage was repeated")
+
+
+def copied(job: ToyJob, root: Path) -> ToyJob:
+    """The results in another folder, for the same inputs."""
+    shutil.copytree(job.workspace.root, root / "work")
+    for name in ("model", "data.tsv"):
+        (root / name).symlink_to(job.root / name)
+    return ToyJob(root)
+
+
+def files(folder: Path) -> dict[str, int]:
+    """Every file and when it was written; the database's own bookkeeping is left out."""
+    return {
+        str(path.relative_to(folder)): path.stat().st_mtime_ns
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "study.db" not in path.name
+    }
+
+
+def evaluations(workspace: Workspace, study: str = "study") -> list[Evaluation]:
+    with StudyStore.open(workspace.storage) as store:
+        return store.evaluations(study)
+
+
+def test_a_job_leaves_what_it_promises(fitted: ToyJob) -> None:
+    workspace = fitted.workspace
+    record = read_supernet_record(workspace.supernet)
+    assert record["teacher"] == str(workspace.teacher)
+    assert set(record["validation"]["teacher"]) >= {"accuracy", "f1", "matthews"}
+    assert not list((workspace.root / "training").iterdir())
+    with StudyStore.open(workspace.storage) as store:
+        front = store.front("study")
+        assert len(store.artifacts("study")) == len(list((workspace.root / "exports").iterdir())) >= 1
+    assert len(front) >= 1
+    assert all(front.value(e, o).provenance in MEASURED for e in front.evaluations for o in front.objectives)
+
+
+def test_a_finished_job_repeats_nothing(fitted: ToyJob) -> None:
+    before, known = files(fitted.workspace.root), evaluations(fitted.workspace)
+    seen: list[int] = []
+    listener = Listener(
+        on_estimate=never,
+        on_tuned=never,
+        on_measured=never,
+        on_recovered=never,
+        on_searched=lambda progress: seen.append(progress.replayed),
+    )
+    result = fit(fitted.fit_request(), listener)
+    assert seen == list(range(1, len(seen) + 1))
+    assert files(fitted.workspace.root) == before
+    assert evaluations(fitted.workspace) == known
+    assert "knee" in {role for export in result.exports for role in export.role.split(",")}
+    assert {export.folder for export in result.exports} == set((fitted.workspace.root / "exports").iterdir())
+
+
+def test_lost_exports_are_made_again(fitted: ToyJob, tmp_path: Path) -> None:
+    """Also from another folder: the study does not care where the weights lie."""
+    job = copied(fitted, tmp_path)
+    kept, *lost = sorted((job.workspace.root / "exports").iterdir())
+    for folder in lost or [kept]:
+        shutil.rmtree(folder)
+    request = replace(job.fit_request(), tune=fitted.request())
+    result = fit(request, Listener(on_tuned=never, on_measured=never))
+    assert all(provenance(export.folder)["evaluation"] == export.evaluation.number for export in result.exports)
+    assert all(export.evaluation.value("error", frozenset({"exported"})) for export in result.exports)
+
+
+def test_a_search_stopped_in_the_middle_proposes_what_it_would_have(fitted: ToyJob, tmp_path: Path) -> None:
+    opened = open_supernet(fitted.workspace.supernet)
+    request = fitted.fit_request(study_name="study").search
+    with StudyStore.open(fitted.workspace.storage) as whole, StudyStore.open(f"sqlite:///{tmp_path / 'n.db'}") as store:
+        for device in whole.devices():
+            store.put_measurements(whole.measurements(device))
+
+        def stop(progress: object) -> None:
+            if len(store.evaluations("study")) == 7:
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            search_supernet(request, opened, store, on_measured=never, on_progress=stop)
+        search_supernet(request, opened, store, on_measured=None)
+        trace = [evaluation.genotype for evaluation in store.evaluations("study")]
+    assert trace == [evaluation.genotype for evaluation in evaluations(fitted.workspace)]
+
+
+def test_a_job_for_another_machine_waits_for_it(fitted: ToyJob, tmp_path: Path) -> None:
+    opened = open_supernet(fitted.workspace.supernet)
+    request = fitted.fit_request().search
+    with StudyStore.open(fitted.workspace.storage) as whole, StudyStore.open(f"sqlite:///{tmp_path / 'n.db'}") as store:
+        (device,) = whole.devices()
+        elsewhere = replace(request, target="cpu-elsewhere")
+        with pytest.raises(ValueError, match="were not measured on cpu-elsewhere"):
+            search_supernet(elsewhere, opened, store)
+        store.put_measurements([replace(one, device="cpu-elsewhere") for one in whole.measurements(device)])
+        front = search_supernet(elsewhere, opened, store, on_measured=never)
+        latencies = [front.value(evaluation, front.objectives[1]) for evaluation in front.evaluations]
+    assert {(value.provenance, value.device) for value in latencies} == {("predicted", "cpu-elsewhere")}
+
+
+@pytest.mark.parametrize("network", ["teacher", "supernet"])
+def test_training_stopped_in_the_middle_ends_with_the_same_weights(
+    fitted: ToyJob, tmp_path: Path, network: str
+) -> None:
+    workspace = Workspace(tmp_path / "work")
+    request = fitted.request(tuning={"save_seconds": 0.0})
+
+    def stop(name: str, progress: TuneProgress) -> None:
+        if name == network and progress.step == STEPS // 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        tune_supernet(request, workspace, stop)
+    assert not workspace.supernet.exists()
+    steps: list[tuple[str, int]] = []
+    tune_supernet(request, workspace, lambda name, p: steps.append((name, p.step)), on_estimate=never)
+    assert (network, 1) not in steps
+    found, expected = (read_supernet_record(w.supernet) for w in (workspace, fitted.workspace))
+    assert found["hash"] == expected["hash"]
+
+
+def test_another_request_is_refused(fitted: ToyJob) -> None:
+    request = fitted.request(tuning={"seed": 1})
+    with pytest.raises(ValueError, match="was made with another tuning; use the same settings, or another --output"):
+        tune_supernet(request, fitted.workspace)
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"latency": 1e-6}, r"no sub-network can meet latency 1e-06 ms; the smallest measured is [\d.e-]+ ms"),
+        ({"memory": 1e-6}, "no sub-network can meet memory 1e-06 MiB; the smallest"),
+        ({"parameters": 10.0}, "no sub-network can meet parameters 10 parameters; the smallest"),
+    ],
+)
+def test_impossible_limits_are_found_before_training(
+    fitted: ToyJob, tmp_path: Path, limits: dict[str, float], message: str
+) -> None:
+    request = fitted.fit_request(tmp_path / "work", limits=limits)
+    with pytest.raises(LimitError, match=message):
+        fit(request, Listener(on_tuned=never, on_estimate=never))
+    assert not (tmp_path / "work" / "supernet").exists()
+    assert not (tmp_path / "work" / "teacher").exists()
+
+
+def test_a_time_budget_decides_the_steps_once(fitted: ToyJob, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    request = replace(fitted.request(), duration=Duration(seconds=5.0), tuning=fitted.request().tuning)
+    told: list[int] = []
+
+    def stop(name: str, progress: TuneProgress) -> None:
+        raise Stopped
+
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            tune_supernet(request, workspace, stop, on_estimate=lambda estimate: told.append(estimate.steps))
+        plan = workspace.plan.read_text()
+    assert f'"steps": {told[0]}' in plan
+    assert told == [told[0]] * 2
+    too_short = replace(request, duration=Duration(seconds=1e-9))
+    with pytest.raises(ValueError, match="too short: one step takes"):
+        tune_supernet(too_short, Workspace(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("given", [{}, {"epochs": 1.0, "seconds": 1.0}, {"epochs": 0.0}, {"seconds": float("nan")}])
+def test_a_duration_is_one_positive_number(given: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="a positive number of epochs or of seconds"):
+        Duration(**given)
+
+
+def test_check_tells_what_tuning_would_do(fitted: ToyJob) -> None:
+    found = check(replace(fitted.request(), duration=Duration(epochs=2)))
+    assert found.labels == ("no", "yes")
+    assert (found.has_head, found.teacher, found.trains_teacher) == (False, None, True)
+    assert found.summary.splits["train"].examples == 48
+    assert found.estimate.steps == 2 * 48 // 8
+    assert found.space.networks == open_supernet(fitted.workspace.supernet).supernet.space.size
+    alone = check(fitted.request(tuning={"recipe": Recipe(gamma=0.0)}))
+    assert not alone.trains_teacher
+    assert alone.estimate.memory_bytes == found.estimate.memory_bytes
+
+
+def test_a_head_teaches_unlabelled_text(tmp_path: Path) -> None:
+    job = ToyJob(tmp_path)
+    write_checkpoint(job.model, head=True, id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1})
+    write_data(job.data)
+    task = TaskSettings(kind="text-classification", data=str(job.data), label=None)
+    folder = tune_supernet(job.request(task=task), job.workspace)
+    record = read_supernet_record(folder)
+    assert record["teacher"] == str(job.model)
+    assert not job.workspace.teacher.exists()
+    assert record["validation"]["teacher"]["accuracy"] == 1.0, "it agrees with itself"
+    assert open_supernet(folder).task.summary().splits["validation"].unlabelled == 0
+
+
+def test_inputs_are_cut_to_what_the_model_takes(tmp_path: Path) -> None:
+    job = ToyJob(tmp_path)
+    write_checkpoint(job.model, max_position_embeddings=6)
+    write_data(job.data)
+    summary = prepare(job.request()).task.summary().splits["train"]
+    assert summary.max_tokens == 6
+    assert summary.truncated_share > 0.2
+    longer = replace(job.request().task, max_length=7)
+    with pytest.raises(ValueError, match="takes inputs of at most 6 tokens, got a maximum of 7"):
+        prepare(job.request(task=longer))
+
+
+def test_any_checkpoint_can_be_judged(fitted: ToyJob, tmp_path: Path) -> None:
+    task = TaskSettings(kind="text-classification", data=str(fitted.data))
+    exports = sorted((fitted.workspace.root / "exports").iterdir())
+    for checkpoint in (fitted.workspace.teacher, *exports):
+        found = judge(JudgeRequest(checkpoint=str(checkpoint), task=task, sequences=(8,), timing=QUICK))
+        assert found.split == "test"
+        assert found.quality.examples == 6
+        assert found.latency.seconds > 0
+    free = next(folder for folder in exports if provenance(folder)["layout"] == "free")
+    changed = tmp_path / "changed"
+    shutil.copytree(free, changed)
+    (module,) = changed.glob("*.py")
+    module.write_text(module.read_text() + "\n# more\n")
+    request = JudgeRequest(checkpoint=str(changed), task=task, sequences=(8,), timing=QUICK)
+    with pytest.raises(ValueError, match="code that this version did not write; read it, then pass"):
+        judge(request)
+    expected = judge(replace(request, checkpoint=str(free)))
+    assert judge(replace(request, trust_remote_code=True)).quality == expected.quality
+    with pytest.raises(ValueError, match="has no classification head to judge"):
+        judge(replace(request, checkpoint=str(fitted.model)))
+
+
+ERROR, LATENCY = Objective(name="error", unit="fraction"), Objective(name="latency", unit="ms")
+
+
+def point(number: int, error: float, latency: float, parameters: float) -> Evaluation:
+    numbers = {"error": error, "latency": latency, "parameters": parameters}
+    values = [Value(objective=name, number=n, provenance="extracted") for name, n in numbers.items()]
+    return Evaluation(genotype=(number,), number=number, values=tuple(values))
+
+
+POINTS = [point(0, 0.1, 9.0, 90), point(1, 0.12, 4.0, 40), point(2, 0.3, 3.0, 20), point(3, 0.5, 9.0, 90)]
+FRONT = ParetoFront.of((ERROR, LATENCY), POINTS)
+
+
+@pytest.mark.parametrize(
+    ("selection", "number"),
+    [
+        (Selection(), 1),
+        (Selection(number=3), 3),
+        (Selection(rank=1), 0),
+        (Selection(rank=3), 2),
+        (Selection(rank=1, limits={"latency": 4.0}), 1),
+        (Selection(limits={"latency": 3.5, "parameters": 20}), 2),
+    ],
+)
+def test_selection(selection: Selection, number: int) -> None:
+    assert select(FRONT, POINTS, selection).number == number
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda: select(FRONT, POINTS, Selection(number=9)), ValueError, "no finished evaluation number 9"),
+        (lambda: select(FRONT, POINTS, Selection(rank=4)), ValueError, "ranks 1 to 3, not 4"),
+        (lambda: select(ParetoFront.of((ERROR,), []), [], Selection()), ValueError, "no measured network is left"),
+        (lambda: within_limits(FRONT, {"latency": 2.0}), LimitError, "latency <= 2; the smallest measured is 3"),
+        (lambda: within_limits(FRONT, {"macs": 2.0}), ValueError, "no measured values for macs"),
+    ],
+)
+def test_a_selection_that_means_nothing(call: Callable[[], object], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        call()
