@@ -50,6 +50,12 @@ def teacher_settings(settings: TuneSettings) -> TuneSettings:
     return replace(settings, recipe=plain_recipe(), order_fraction=-1.0)
 
 
+def start_from_teacher(request: TuneRequest, supernet: Supernet, task: Task, workspace: Workspace) -> None:
+    """Give a supernet the weights of the teacher that was fine-tuned for it, if that is where it shall start."""
+    if request.start == "teacher" and needs_training(request):
+        supernet.model.load_state_dict(load_classifier(str(workspace.teacher), task.labels).model.state_dict())
+
+
 def find_teacher(
     request: TuneRequest,
     task: Task,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from supernets.task import TaskSettings
 
@@ -46,6 +46,8 @@ class TuneRequest:
         tuning: steps, recipe and optimiser; the teacher is trained with the same, on hard labels alone.
         duration: replaces the steps of `tuning`; what it comes to is decided once and kept in the workspace.
         teacher: a fine-tuned checkpoint to distil from; None fine-tunes one (or takes `model`, if it has a head).
+        start: which weights the supernet starts from: those of the teacher that was fine-tuned here, or `model`'s own,
+            as in the InstaTune paper. A teacher given as a checkpoint may have another shape, and is not started from.
     """
 
     model: str
@@ -54,6 +56,7 @@ class TuneRequest:
     duration: Duration | None = None
     space: SpaceOptions = field(default_factory=_default_space)
     teacher: str | None = None
+    start: Literal["teacher", "pretrained"] = "teacher"
 
     def lasting(self, steps: int) -> TuneRequest:
         """The same request with a number of steps."""
@@ -69,4 +72,5 @@ class TuneRequest:
             "duration": None if self.duration is None else asdict(self.duration),
             "space": asdict(self.space),
             "teacher": self.teacher,
+            "start": self.start,
         }

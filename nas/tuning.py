@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.planning import decided_steps, recalled, remembered, training_estimate
-from nas.teaching import Teacher, find_teacher, given_teacher, with_answers
+from nas.teaching import Teacher, find_teacher, given_teacher, start_from_teacher, with_answers
 from nas.tune_request import TuneRequest
 from nas.workspace import Workspace
 from studies.discovery import VariantFolder
@@ -114,6 +114,7 @@ def tune_supernet(
     if on_estimate and not any(workspace.training_state(name).exists() for name in ("teacher", "supernet")):
         on_estimate(foreseen().lasting(known.tuning.steps))
     teacher = find_teacher(known, task, prepared.tokenizer, workspace, _named("teacher", on_progress))
+    start_from_teacher(known, supernet, task, workspace)
     state = workspace.training_state("supernet")
     done = tune(
         supernet,
