@@ -94,11 +94,10 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
     listener = listener or Listener()
     workspace = Workspace(request.output)
     storage = request.storage or workspace.storage
+    prepared = None if workspace.supernet.exists() else prepare(request.tune)
     workspace.root.mkdir(parents=True, exist_ok=True)
     with StudyStore.open(storage) as store:
-        prepared = None
-        if not workspace.supernet.exists():
-            prepared = prepare(request.tune)
+        if prepared is not None:
             _require_possible(request.search, prepared, store)
         folder = tune_supernet(
             request.tune, workspace, listener.on_tuned, on_estimate=listener.on_estimate, prepared=prepared

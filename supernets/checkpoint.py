@@ -250,8 +250,8 @@ def verify_network(folder: Path, inputs: Mapping[str, Tensor], logits: Tensor, p
 def load_exported(folder: Path, *, trust_remote_code: bool = False) -> Any:
     """A stand-alone checkpoint of ours as a network in evaluation mode.
 
-    The modelling file of a free layout must be, byte for byte, the one this package ships, which then runs in its place;
-    another one runs only if the caller trusts it.
+    The modelling file of a free layout must be, byte for byte, the one this package ships, which then runs in its
+    place; another one runs only if the caller trusts it.
 
     Raises:
         ValueError: not a checkpoint, unreadable weights, or code of its own.

@@ -36,7 +36,7 @@ from supernets.supernet import Supernet
 from supernets.task import TRAIN, TaskSettings
 from supernets.tasks.text_classification import TextClassification
 from tests.benchmarks.common import finish, model_folder, print_table, versions
-from tests.benchmarks.instatune_arms import ARMS, RECIPE, Bench, Row, architecture_of, quantised
+from tests.benchmarks.instatune_arms import ARMS, RECIPE, Bench, Row, architecture_of, quantised, run_arm
 
 RESULTS = Path(__file__).parent / "results"
 ROWS = RESULTS / "instatune.jsonl"
@@ -88,10 +88,10 @@ def stored_rows() -> list[Row]:
 def train_missing(bench: Bench, seeds: Iterable[int]) -> None:
     """Run every arm of every seed that has no rows yet, and append its rows at once."""
     for seed in seeds:
-        for arm, run in ARMS.items():
+        for arm in ARMS:
             done = any((row["seed"], row["arm"]) == (seed, arm) for row in stored_rows())
             if not done and seed < FEWER.get(arm, len(SEEDS)):
-                append(arm, seed, run(bench, seed), bench)
+                append(arm, seed, run_arm(bench, arm, seed), bench)
 
 
 def append(arm: str, seed: int, rows: list[Row], bench: Bench) -> None:
@@ -110,7 +110,7 @@ def append(arm: str, seed: int, rows: list[Row], bench: Bench) -> None:
 def check_sample(bench: Bench) -> None:
     """Train one arm again and compare; exits with a message if it disagrees."""
     rows = {(r["arm"], r["seed"]): r for r in stored_rows()}
-    again = ARMS["plain"](bench, 0)[0]
+    again = run_arm(bench, "plain", 0)[0]
     stored = rows["plain", 0]
     difference = abs(again["test"] - stored["test"])
     print(f"sample: plain, seed 0: stored {stored['test']:.4f}, again {again['test']:.4f}")

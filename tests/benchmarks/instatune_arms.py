@@ -85,7 +85,7 @@ class Bench:
     def taught(self, seed: int) -> nn.Module:
         """The seed's teacher, from which every arm but the first starts."""
         model = self.fresh(seed)
-        model.load_state_dict(self.load(f"teacher-{seed}")["model"])
+        model.load_state_dict(self.load(f"plain-{seed}")["model"])
         return model
 
     def settings(self, seed: int, recipe: Recipe, steps: int = STEPS, order_fraction: float = -1.0) -> TuneSettings:
@@ -103,7 +103,7 @@ class Bench:
 
     def train(self, network: Supernet, settings: TuneSettings, seed: int) -> float:
         """Train with the seed's teacher (if it exists yet); returns the seconds it took."""
-        teacher = self.load(f"teacher-{seed}")
+        teacher = self.load(f"plain-{seed}")
         start = time.monotonic()
         tune(network, self.task, settings, teacher_logits_NC=None if teacher is None else teacher["logits"])
         return time.monotonic() - start
@@ -172,7 +172,7 @@ def plain(bench: Bench, seed: int) -> list[Row]:
     network = Supernet.fixed(bench.fresh(seed))
     seconds = bench.train(network, bench.settings(seed, plain_recipe()), seed)
     logits, _ = predict_logits(network, bench.task, TRAIN, precision=bench.precision)
-    bench.keep(f"teacher-{seed}", {"logits": logits, "model": network.model.state_dict()})
+    bench.keep(f"plain-{seed}", {"logits": logits, "model": network.model.state_dict()})
     return [{"point": "full", **quality(bench, network), "cost": STEPS, "seconds": seconds}]
 
 
@@ -310,6 +310,26 @@ ARMS: dict[str, Callable[[Bench, int], list[Row]]] = {
     "pruned": pruned,
     "int8": int8,
 }
+
+NEEDS = {
+    "plain": (),
+    "distilled": ("plain",),
+    "supernet": ("plain",),
+    "every_second": ("plain",),
+    "random": ("plain", "supernet"),
+    "unordered": ("plain",),
+    "pruned": ("plain", "distilled"),
+    "int8": ("plain", "distilled", "supernet"),
+}
+"""Arms whose trained weights an arm starts from."""
+
+
+def run_arm(bench: Bench, arm: str, seed: int) -> list[Row]:
+    """Rows of an arm; weights that it needs and that are not kept any more are trained again first."""
+    for needed in NEEDS[arm]:
+        if bench.load(f"{needed}-{seed}") is None:
+            run_arm(bench, needed, seed)
+    return ARMS[arm](bench, seed)
 
 
 def _train_alone(bench: Bench, net: Supernet, architecture: Architecture, seed: int, spent: float) -> Row:

@@ -235,6 +235,17 @@ TUNE: dict[str, tuple[Arguments, ExitCode, str]] = {
 }
 
 
+@pytest.mark.parametrize("case", ["missing checkpoint", "corrupt weights", "one class"])
+def test_bad_input_to_fit_leaves_nothing(
+    case: str, fitted: ToyJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, code, message = TUNE[case]
+    given = [str(argument) for argument in arguments(fitted, tmp_path)]
+    assert run(["fit", *given, "--output", str(tmp_path / "work")]) == code
+    assert message in only_error(capsys)
+    assert not (tmp_path / "work").exists()
+
+
 @pytest.mark.parametrize("case", TUNE)
 def test_bad_input_to_tune(case: str, fitted: ToyJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, code, message = TUNE[case]

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from kernels.op_spec import Context
 from studies.errors import ResourceError
 from supernets import estimate as estimating
 from supernets.estimate import Estimate, estimate
@@ -55,7 +56,7 @@ def test_time_scales_with_the_networks_of_a_step(monkeypatch: pytest.MonkeyPatch
     def step_seconds(recipe: Recipe, order_fraction: float = -1.0) -> float:
         return estimate(supernet, task, replace(SETTINGS, recipe=recipe, order_fraction=order_fraction)).step_seconds
 
-    context = estimating.Context(batch=8, sequences=(8,))
+    context = Context(batch=8, sequences=(8,))
     share = supernet.count_macs(space.decode(space.smallest), context) / supernet.count_macs(
         space.decode(space.largest), context
     )
