@@ -158,6 +158,7 @@ class TrainingOptions:
     ] = "instatune"
     train_embeddings: Annotated[bool, typer.Option("--train-embeddings", help="Also train embeddings.")] = False
     teacher: Annotated[str | None, typer.Option(help="Fine-tuned checkpoint to distil from; default: make one.")] = None
+    save_seconds: Annotated[float, typer.Option(help="Most training that a crash can cost.")] = 60.0
     min_depth: Annotated[float, typer.Option(help="Share of the layers the shallowest network keeps.")] = 1 / 3
     head_options: Annotated[int, typer.Option(help="Head counts per layer.")] = 4
     width_options: Annotated[int, typer.Option(help="Feed-forward widths per layer.")] = 6
@@ -182,6 +183,7 @@ class TrainingOptions:
             device=run.device,
             precision=run.precision,
             seed=run.seed,
+            save_seconds=self.save_seconds,
         )
         space = SpaceOptions(
             min_depth_fraction=self.min_depth,

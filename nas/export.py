@@ -21,7 +21,7 @@ from studies.pareto import ParetoFront, signed
 from studies.records import Evaluation, Value, content_hash
 from studies.store import StudyStore
 from studies.study_book import Artifact
-from supernets.checkpoint import PROVENANCE_FILE, load_classifier, write_network
+from supernets.checkpoint import PROVENANCE_FILE, load_classifier, load_teacher_logits, write_network
 from supernets.evaluation import Quality, evaluate, predict_logits, resolve_precision
 from supernets.family import Layout
 from supernets.finetune import TuneProgress, TuneSettings, distilled, tune
@@ -59,7 +59,7 @@ class ExportRequest:
     study_name: str
     layout: Layout = "free"
     recovery_steps: int = 0
-    recovery_learning_rate: float = 1e-4
+    recovery_learning_rate: float = 2e-4
     device: str = "cpu"
     seed: int = 0
 
@@ -237,12 +237,6 @@ def recover(
 ) -> nn.Module:
     """Train one extracted network for a few steps, distilling from the supernet's teacher (or its largest network)."""
     tuning = opened.record["tuning"]
-    precision = resolve_precision(tuning["precision"], request.device)
-    teacher = opened.record.get("teacher")
-    model: Any = opened.supernet if teacher is None else load_classifier(teacher, opened.task.labels).model
-    if teacher is not None:
-        model = model.to(request.device)
-    logits, _ = predict_logits(model, opened.task, TRAIN, device=request.device, precision=precision)
     settings = TuneSettings(
         steps=request.recovery_steps,
         batch_size=tuning["batch_size"],
@@ -255,8 +249,21 @@ def recover(
         seed=request.seed,
     )
     trained = Supernet.fixed(network)
-    tune(trained, opened.task, settings, teacher_logits_NC=logits, on_progress=on_progress)
+    tune(trained, opened.task, settings, teacher_logits_NC=_teacher_logits(opened, settings), on_progress=on_progress)
     return trained.unwrap().cpu().eval()
+
+
+def _teacher_logits(opened: OpenSupernet, settings: TuneSettings) -> Tensor:
+    """What the supernet was distilled from on the training examples; asked again if the data have changed since."""
+    kept = load_teacher_logits(opened.folder)
+    if kept is not None and len(kept) == opened.task.size(TRAIN):
+        return kept
+    teacher = opened.record.get("teacher")
+    model: Any = opened.supernet if teacher is None else load_classifier(teacher, opened.task.labels).model
+    if teacher is not None:
+        model = model.to(settings.device)
+    precision = resolve_precision(settings.precision, settings.device)
+    return predict_logits(model, opened.task, TRAIN, device=settings.device, precision=precision)[0]
 
 
 def _provenance(

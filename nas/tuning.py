@@ -125,7 +125,8 @@ def tune_supernet(
         on_progress=_named("supernet", on_progress),
     )
     record = {"request": request.to_json(), **_record(known, prepared, teacher, done)}
-    save_supernet(supernet, workspace.supernet, prepared.tokenizer, record)
+    logits = None if teacher is None else teacher.logits_NC
+    save_supernet(supernet, workspace.supernet, prepared.tokenizer, record, logits)
     state.unlink(missing_ok=True)
     return workspace.supernet
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from studies.errors import ResourceError, VerificationError
@@ -29,6 +29,7 @@ from supernets.supernet import Supernet, family_for
 
 SUPERNET_FILE = "supernet.json"
 PROVENANCE_FILE = "supernas.json"
+TEACHER_FILE = "teacher_logits.safetensors"
 _VERIFIER = Path(__file__).with_name("verify_export.py")
 
 
@@ -140,9 +141,20 @@ def _first_line(error: BaseException) -> str:
 # -- supernets ------------------------------------------------------------------------------------------------------
 
 
-def save_supernet(supernet: Supernet, folder: Path, tokenizer: Any, record: Mapping[str, Any]) -> None:
-    """Write weights, configuration, tokenizer and ``supernet.json`` (space, hash and `record`) as one folder."""
+def save_supernet(
+    supernet: Supernet,
+    folder: Path,
+    tokenizer: Any,
+    record: Mapping[str, Any],
+    teacher_logits_NC: Tensor | None = None,
+) -> None:
+    """Write weights, configuration, tokenizer and ``supernet.json`` (space, hash and `record`) as one folder.
+
+    The teacher's logits on the training examples are kept for networks that recover later.
+    """
     with staged_folder(folder) as staged:
+        if teacher_logits_NC is not None:
+            save_file({"logits": teacher_logits_NC.contiguous()}, staged / TEACHER_FILE)
         _write_model(supernet.model, staged, tokenizer)
         content = {"space": supernet.space.to_json(), "hash": supernet.hash, **record}
         (staged / SUPERNET_FILE).write_text(json.dumps(content, indent=2) + "\n")
@@ -173,6 +185,12 @@ def read_supernet_record(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or not {"space", "hash"} <= record.keys():
         raise ValueError(f"{folder / SUPERNET_FILE} lacks the space or the hash; make the supernet again")
     return record
+
+
+def load_teacher_logits(folder: Path) -> Tensor | None:
+    """The teacher's logits on the training examples [N, C] that a supernet folder keeps; None without a teacher."""
+    path = folder / TEACHER_FILE
+    return load_file(path)["logits"] if path.exists() else None
 
 
 def load_supernet(folder: Path) -> tuple[Supernet, Any, dict[str, Any]]:

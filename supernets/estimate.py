@@ -1,16 +1,18 @@
 """What training will take, from a few real passes on this machine: time, and memory.
 
-Time of one optimiser step, with `t` the seconds of a forward and backward pass of the full network on a batch of median
-length and `r` the mean MACs of a step's sub-networks relative to the full network's:
+Time of one optimiser step, with `t` and `f` the seconds of a forward and backward pass, and of a forward pass, of the
+full network on a batch of mean length, `u` those of the optimiser's update, and `r` the mean MACs of a step's
+sub-networks relative to the full network's:
 
-    t                        while the full network trains alone (`TuneSettings.order_fraction` of the steps)
-    t * (1 + r)              afterwards
+    t + u                    while the full network trains alone (`TuneSettings.order_fraction` of the steps)
+    t * (1 + r) + u          afterwards
 
-Once, `f` being the seconds of a forward pass and L the layers, importance is measured on `importance_batches` batches:
+Passes are timed on a batch of median length and scaled by the mean length over the median. Once come
 
-    importance_batches * (t + f * sum over k = 2..L of k * (k - 1) / L)
-
-because greedy elimination tries every one of k layers and runs the other k - 1.
+- measuring importance, L being the layers, since greedy elimination tries every one of k layers and runs the other
+  k - 1: ``importance_batches * (t + f * sum over k = 2..L of k * (k - 1) / L)``;
+- forward passes over the watched examples, `WATCHES` times for each network that is watched, over the validation
+  examples at the end, and over training and validation examples for a strong teacher's answers.
 
 Memory is counted for the longest batch: all weights, a gradient and two Adam moments in float32 for everything that is
 trained, and the activations that autograd keeps for the backward pass of the full network, counted as it keeps them.
@@ -20,25 +22,30 @@ What the interpreter, the libraries and the allocator take besides is not in it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kernels.op_spec import Context
 from studies.errors import ResourceError
 from supernets.evaluation import autocast, is_out_of_memory, resolve_precision
-from supernets.finetune import TuneSettings, trainable
+from supernets.finetune import TuneSettings, make_optimizer, trainable, watched
+from supernets.space import Architecture
 from supernets.supernet import Supernet
-from supernets.task import TRAIN, Batch, Task
+from supernets.task import TRAIN, VALIDATION, Batch, Task
 
 SAMPLED_STEPS = 64
 """Steps whose sub-networks are drawn to learn what a step costs on average."""
 
-TIMED_PASSES = 2
-"""The faster of these counts, after one that warms up."""
+TIMED_CALLS = 2
+"""Whose mean counts, after one call that warms up."""
+
+WATCHES = 5
+"""How often sub-networks are watched while training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +107,7 @@ def estimate(supernet: Supernet, task: Task, settings: TuneSettings) -> Estimate
         supernet.model.train()
         try:
             activations = _activation_bytes(supernet, task, settings)
-            both, forward = _pass_seconds(supernet, task, settings)
+            both, forward, update = _timings(supernet, task, settings, parameters)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -110,11 +117,14 @@ def estimate(supernet: Supernet, task: Task, settings: TuneSettings) -> Estimate
             ) from error
         weights = sum(p.numel() * p.element_size() for p in supernet.model.parameters())
         trained = 3 * 4 * sum(p.numel() for p in parameters.values())
-    alone = max(settings.order_fraction, 0.0)
+    elastic = 1 - max(settings.order_fraction, 0.0)
+    drawn = [settings.recipe.sample(supernet.space, settings.seed, step) for step in range(SAMPLED_STEPS)]
+    relative = _relative_macs(supernet, task, [architecture for step in drawn for architecture in step])
+    examples = _forward_examples(supernet, task, settings)
     return Estimate(
         steps=settings.steps,
-        step_seconds=both * (1 + (1 - alone) * _relative_macs(supernet, task, settings)),
-        fixed_seconds=_order_seconds(supernet, settings, both, forward),
+        step_seconds=both * (1 + elastic * relative / SAMPLED_STEPS) + update,
+        fixed_seconds=_order_seconds(supernet, settings, both, forward) + forward * examples / settings.batch_size,
         memory_bytes=weights + trained + activations,
     )
 
@@ -151,9 +161,17 @@ def _activation_bytes(supernet: Supernet, task: Task, settings: TuneSettings) ->
     return sum(kept.values())
 
 
-def _pass_seconds(supernet: Supernet, task: Task, settings: TuneSettings) -> tuple[float, float]:
-    """Seconds of forward and backward together, and of forward alone, on a batch of median length."""
+def _timings(
+    supernet: Supernet, task: Task, settings: TuneSettings, parameters: Mapping[str, nn.Parameter]
+) -> tuple[float, float, float]:
+    """Seconds of forward and backward together, of forward alone, both at mean length, and of an update."""
     batch = _median_batch(task, settings.batch_size)
+    (median,), lengths = task.length_quantiles(TRAIN, 1), task.length_quantiles(TRAIN, 100)
+    longer = fmean(lengths) / median
+    copies = {name: nn.Parameter(p.detach().clone()) for name, p in parameters.items()}
+    optimizer = make_optimizer(copies, settings)
+    for copy in copies.values():
+        copy.grad = torch.zeros_like(copy)
 
     def both() -> None:
         _loss(supernet, task, batch, settings).backward()  # type: ignore[no-untyped-call]
@@ -163,20 +181,23 @@ def _pass_seconds(supernet: Supernet, task: Task, settings: TuneSettings) -> tup
     def forward() -> None:
         _loss(supernet, task, batch, settings)
 
-    both()
-    return _seconds(both, settings.device), _seconds(forward, settings.device)
+    def update() -> None:
+        nn.utils.clip_grad_norm_(copies.values(), settings.max_gradient_norm)
+        optimizer.step()
+
+    device = settings.device
+    return longer * _seconds(both, device), longer * _seconds(forward, device), _seconds(update, device)
 
 
 def _seconds(call: Callable[[], None], device: str) -> float:
-    """The faster of `TIMED_PASSES` calls."""
-    seconds = []
-    for _ in range(TIMED_PASSES):
-        start = time.perf_counter()
+    """The mean of `TIMED_CALLS` calls after one that warms up."""
+    call()
+    start = time.perf_counter()
+    for _ in range(TIMED_CALLS):
         call()
-        if torch.device(device).type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - start) / TIMED_CALLS
 
 
 def _loss(supernet: Supernet, task: Task, batch: Batch, settings: TuneSettings) -> Tensor:
@@ -192,13 +213,19 @@ def _median_batch(task: Task, batch_size: int) -> Batch:
     return batches[(len(batches) - 1) // 2]
 
 
-def _relative_macs(supernet: Supernet, task: Task, settings: TuneSettings) -> float:
-    """Mean MACs of the sub-networks of a step over those of the full network, at the median length."""
-    space = supernet.space
-    context = Context(batch=settings.batch_size, sequences=task.length_quantiles(TRAIN, 1))
-    drawn = [settings.recipe.sample(space, settings.seed, step) for step in range(SAMPLED_STEPS)]
-    macs = sum(supernet.count_macs(architecture, context) for step in drawn for architecture in step)
-    return macs / SAMPLED_STEPS / supernet.count_macs(space.decode(space.largest), context)
+def _relative_macs(supernet: Supernet, task: Task, architectures: Iterable[Architecture]) -> float:
+    """MACs of some networks together over those of the full network, at the median length."""
+    context = Context(sequences=task.length_quantiles(TRAIN, 1))
+    full = supernet.count_macs(supernet.space.decode(supernet.space.largest), context)
+    return sum(supernet.count_macs(architecture, context) for architecture in architectures) / full
+
+
+def _forward_examples(supernet: Supernet, task: Task, settings: TuneSettings) -> float:
+    """How many forward passes of the full network, one example each, come on top of the steps."""
+    validation = task.size(VALIDATION)
+    shown = WATCHES * min(settings.watched_examples, validation)
+    examples = shown * _relative_macs(supernet, task, watched(supernet.space).values()) + validation
+    return examples + (task.size(TRAIN) + validation if settings.recipe.needs_teacher else 0)
 
 
 def _order_seconds(supernet: Supernet, settings: TuneSettings, both: float, forward: float) -> float:

@@ -23,6 +23,7 @@ from studies.records import content_hash
 from supernets.evaluation import Precision, autocast, evaluate, is_out_of_memory, resolve_precision
 from supernets.importance import order_by_importance
 from supernets.recipe import Recipe, learning_rate_factor, step_seed
+from supernets.space import Architecture, SearchSpace
 from supernets.supernet import Supernet
 from supernets.task import TRAIN, VALIDATION, Batch, Task
 from supernets.training_state import TrainingState, load_state, save_state
@@ -135,7 +136,7 @@ class Tuner:
         self.precision = resolve_precision(settings.precision, settings.device)
         self.model = supernet.model.to(settings.device)
         self.parameters = trainable(self.model, settings.freeze_embeddings)
-        self.optimizer = _optimizer(self.parameters, settings)
+        self.optimizer = make_optimizer(self.parameters, settings)
         self.identity = content_hash([settings.fingerprint, task.fingerprint, supernet.hash])
         self.state = TrainingState(identity=self.identity)
         if state_file is not None and state_file.exists():
@@ -264,10 +265,10 @@ class Tuner:
         count = min(self.settings.watched_examples, self.task.size(VALIDATION))
         if count == 0 or not self._is_elastic:
             return {}
-        space, quality = self.supernet.space, {}
+        quality = {}
         self.model.eval()
-        for name in ("largest", "middle", "smallest"):
-            with self.supernet.active(space.decode(getattr(space, name))):
+        for name, architecture in watched(self.supernet.space).items():
+            with self.supernet.active(architecture):
                 result = evaluate(
                     self.supernet,
                     self.task,
@@ -291,6 +292,12 @@ def tune(supernet: Supernet, task: Task, settings: TuneSettings, **options: Any)
     return tuner.state
 
 
+def watched(space: SearchSpace) -> dict[str, Architecture]:
+    """The networks whose quality is shown while training; one alone where nothing is elastic."""
+    names = {getattr(space, name): name for name in ("smallest", "middle", "largest")}
+    return {name: space.decode(genotype) for genotype, name in reversed(names.items())}
+
+
 def plain_recipe() -> Recipe:
     """Fine-tuning of the full network on hard labels alone."""
     return Recipe(alpha=1.0, gamma=0.0, sampling="full")
@@ -308,7 +315,7 @@ def trainable(model: nn.Module, freeze_embeddings: bool) -> dict[str, nn.Paramet
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _optimizer(parameters: dict[str, nn.Parameter], settings: TuneSettings) -> torch.optim.AdamW:
+def make_optimizer(parameters: dict[str, nn.Parameter], settings: TuneSettings) -> torch.optim.AdamW:
     """AdamW without weight decay on biases and norms."""
     decayed = [p for p in parameters.values() if p.dim() > 1]
     others = [p for p in parameters.values() if p.dim() <= 1]

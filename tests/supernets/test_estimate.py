@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def test_memory_is_weights_moments_and_kept_activations() -> None:
 
 
 def test_time_scales_with_the_networks_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimating, "_pass_seconds", lambda *_: (3.0, 1.0))
+    monkeypatch.setattr(estimating, "_timings", lambda *_: (3.0, 1.0, 0.5))
     supernet, task = tiny_supernet(), ToyTask()
     space = supernet.space
 
@@ -60,18 +61,29 @@ def test_time_scales_with_the_networks_of_a_step(monkeypatch: pytest.MonkeyPatch
     share = supernet.count_macs(space.decode(space.smallest), context) / supernet.count_macs(
         space.decode(space.largest), context
     )
-    assert step_seconds(plain_recipe()) == 3.0
-    assert step_seconds(Recipe(sampling="smallest")) == pytest.approx(3 * (1 + share))
-    assert step_seconds(Recipe(sampling="smallest"), 0.25) == pytest.approx(3 * (1 + 0.75 * share))
-    assert 3 * (1 + 2 * share) < step_seconds(Recipe(subnets=2)) < 9
+    assert step_seconds(plain_recipe()) == 3.5
+    assert step_seconds(Recipe(sampling="smallest")) == pytest.approx(3 * (1 + share) + 0.5)
+    assert step_seconds(Recipe(sampling="smallest"), 0.25) == pytest.approx(3 * (1 + 0.75 * share) + 0.5)
+    assert 3 * (1 + 2 * share) < step_seconds(Recipe(subnets=2)) < 9.5
 
 
-def test_ordering_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three layers: three networks of two layers, then two of one."""
-    monkeypatch.setattr(estimating, "_pass_seconds", lambda *_: (3.0, 1.0))
-    settings = replace(SETTINGS, order_fraction=0.0, importance_batches=2)
-    assert estimate(tiny_supernet(), ToyTask(), SETTINGS).fixed_seconds == 0
-    assert estimate(tiny_supernet(), ToyTask(), settings).fixed_seconds == pytest.approx(2 * (3 + (3 * 2 + 2 * 1) / 3))
+def test_what_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three layers: importance tries three networks of two layers, then two of one."""
+    monkeypatch.setattr(estimating, "_timings", lambda *_: (3.0, 1.0, 0.5))
+    task, batch = ToyTask(), 8
+
+    def fixed_seconds(**changes: Any) -> float:
+        settings = replace(SETTINGS, **{"watched_examples": 0, "recipe": Recipe(gamma=0.0), **changes})
+        return estimate(tiny_supernet(), task, settings).fixed_seconds
+
+    judging = task.size("validation") / batch
+    assert fixed_seconds() == pytest.approx(judging)
+    ordering = 2 * (3 + (3 * 2 + 2 * 1) / 3)
+    assert fixed_seconds(order_fraction=0.0, importance_batches=2) == pytest.approx(judging + ordering)
+    teaching = (task.size("train") + task.size("validation")) / batch
+    assert fixed_seconds(recipe=Recipe()) == pytest.approx(judging + teaching)
+    watching = estimating.WATCHES * 16 / batch
+    assert judging + watching < fixed_seconds(watched_examples=16) < judging + 3 * watching
 
 
 def test_arithmetic() -> None:
