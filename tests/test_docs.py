@@ -23,6 +23,7 @@ from nas.objective import OBJECTIVES
 from nas.tuning import TASKS
 from supernets.supernet import FAMILIES
 from tests.toy_job import write_checkpoint, write_data
+from tests.toy_search import drive, reached, toy_problem
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "help"
@@ -197,3 +198,17 @@ def test_shown_python_runs(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert blocks
     for number, block in enumerate(blocks, 1):
         exec(compile(block, f"{name}, block {number}", "exec", dont_inherit=True), {"__name__": "shown", **inputs})
+
+
+def test_the_shown_algorithm_keeps_its_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict[str, Any] = {}
+    (block,) = (block for block in snippets("docs/python-api.md") if "def search(" in block)
+    exec(compile(block, "docs/python-api.md", "exec", dont_inherit=True), names)
+    problem = toy_problem()
+    random = reached(problem, drive(problem, "random", 64), 64)
+    monkeypatch.setattr("tests.toy_search.load_algorithm", lambda _: names["search"])
+    first, second, other = (drive(problem, "shown", 64, seed=seed) for seed in (0, 0, 1))
+    flat = [genotype for batch in first for genotype in batch]
+    assert flat == [problem.space.canonical(genotype) for genotype in dict.fromkeys(flat)]
+    assert first == second != other
+    assert reached(problem, first, 64) > random
