@@ -43,7 +43,7 @@ def export(
     from nas.searching import open_supernet
     from nas.stock import uniform_front
     from studies.store import StudyStore
-    from supernets.checkpoint import require_free
+    from supernets.staging import require_free
 
     require_free(output)
     with StudyStore.open(storage, create=False) as store, Watch() as watch:

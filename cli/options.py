@@ -158,6 +158,10 @@ class TrainingOptions:
     ] = "instatune"
     train_embeddings: Annotated[bool, typer.Option("--train-embeddings", help="Also train embeddings.")] = False
     teacher: Annotated[str | None, typer.Option(help="Fine-tuned checkpoint to distil from; default: make one.")] = None
+    start: Annotated[
+        Literal["teacher", "pretrained"],
+        typer.Option(help="Weights to start from: the teacher that is made here, or the model's own."),
+    ] = "teacher"
     save_seconds: Annotated[float, typer.Option(help="Most training that a crash can cost.")] = 60.0
     min_depth: Annotated[float, typer.Option(help="Share of the layers the shallowest network keeps.")] = 1 / 3
     head_options: Annotated[int, typer.Option(help="Head counts per layer.")] = 4
@@ -198,6 +202,7 @@ class TrainingOptions:
             duration=self._duration(),
             space=space,
             teacher=self.teacher,
+            start=self.start,
         )
 
     def _duration(self) -> Duration | None:

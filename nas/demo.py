@@ -50,10 +50,10 @@ Watch = Callable[[str, float, float], None]
 class DemoSettings:
     """Budgets of the demo; the defaults take about ten minutes on two cores."""
 
-    steps: int = 221
+    steps: int = 300
     search_budget: int = 100
-    search_examples: int = 600
-    recovery_steps: int = 88
+    search_examples: int = 750
+    recovery_steps: int = 100
     seed: int = 0
 
 

@@ -185,12 +185,10 @@ def export_network(
         provenance=provenance,
         check_inputs=inputs,
     )
-    stored = store.add_values(request.study_name, evaluation.genotype, [value])
-    store.put_artifact(request.study_name, _artifact(evaluation, request.folder, provenance))
     return Exported(
         folder=request.folder,
         layout=request.layout,
-        evaluation=stored,
+        evaluation=record_export(evaluation, request, store),
         parameters=parameters,
         inherited=inherited,
         quality=quality,
@@ -212,6 +210,21 @@ def is_export_of(folder: Path, opened: OpenSupernet, evaluation: Evaluation, req
         "layout": request.layout,
     }
     return all(found.get(name) == value for name, value in wanted.items())
+
+
+def record_export(evaluation: Evaluation, request: ExportRequest, store: StudyStore) -> Evaluation:
+    """Store the quality and the place of a written checkpoint, each once; returns the evaluation with all its values.
+
+    It may be repeated: a kill can come between writing a checkpoint and this.
+    """
+    provenance = json.loads((request.folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
+    value, artifact = Value(**provenance["values"][-1]), _artifact(evaluation, request.folder, provenance)
+    if value not in evaluation.values:
+        evaluation = store.add_values(request.study_name, evaluation.genotype, [value])
+    known = {(one.uri, one.sha256) for one in store.artifacts(request.study_name)}
+    if (artifact.uri, artifact.sha256) not in known:
+        store.put_artifact(request.study_name, artifact)
+    return evaluation
 
 
 def _check_extraction(

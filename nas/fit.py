@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kernels.device import load_backend
-from nas.export import ExportRequest, Selection, export_network, is_export_of, select
+from nas.export import ExportRequest, Selection, export_network, is_export_of, record_export, select
 from nas.limits import require_possible
 from nas.measuring import OnMeasured
 from nas.objective import Bindings
@@ -137,9 +137,10 @@ def _exports(
             device=request.search.device,
             seed=request.search.search.seed,
         )
-        if not is_export_of(wanted.folder, opened, evaluation, wanted):
-            done = export_network(opened, evaluation, wanted, store, on_progress=listener.on_recovered)
-            evaluation = done.evaluation
+        if is_export_of(wanted.folder, opened, evaluation, wanted):
+            evaluation = record_export(evaluation, wanted, store)
+        else:
+            evaluation = export_network(opened, evaluation, wanted, store, on_progress=listener.on_recovered).evaluation
         yield FitExport(role=",".join(roles), folder=wanted.folder, layout=layout, evaluation=evaluation)
 
 

@@ -17,6 +17,8 @@ from supernets.task import TRAIN, VALIDATION, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
+UNTAUGHT_SHARE = 0.2
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Teacher:
@@ -50,6 +52,17 @@ def teacher_settings(settings: TuneSettings) -> TuneSettings:
     return replace(settings, recipe=plain_recipe(), order_fraction=-1.0)
 
 
+def order_after_learning(request: TuneRequest) -> TuneSettings:
+    """The tuning settings, with a head start of the full network where its first weights do not know the task.
+
+    Importance measured on a random head would be noise, so such a network trains alone for `UNTAUGHT_SHARE` of the
+    steps before its units are put in order. Settings that never reorder stay as they are.
+    """
+    knows_task = head_labels(request.model) is not None or (request.start == "teacher" and needs_training(request))
+    share = request.tuning.order_fraction
+    return request.tuning if knows_task or share != 0 else replace(request.tuning, order_fraction=UNTAUGHT_SHARE)
+
+
 def start_from_teacher(request: TuneRequest, supernet: Supernet, task: Task, workspace: Workspace) -> None:
     """Give a supernet the weights of the teacher that was fine-tuned for it, if that is where it shall start."""
     if request.start == "teacher" and needs_training(request):
@@ -71,6 +84,7 @@ def find_teacher(
         source = str(workspace.teacher)
         if not workspace.teacher.exists():
             _train(request, task, tokenizer, workspace, on_progress)
+        workspace.training_state("teacher").unlink(missing_ok=True)
     settings = request.tuning
     model: Any = load_classifier(source, task.labels).model.to(settings.device)
     precision = resolve_precision(settings.precision, settings.device)
@@ -90,7 +104,6 @@ def _train(
     state = workspace.training_state("teacher")
     tune(network, task, teacher_settings(request.tuning), state_file=state, on_progress=on_progress)
     save_classifier(network.unwrap(), workspace.teacher, tokenizer)
-    state.unlink(missing_ok=True)
 
 
 def with_answers(task: Task, source: str | None, device: str = "cpu", precision: Precision = "auto") -> Task:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.planning import decided_steps, recalled, remembered, training_estimate
-from nas.teaching import Teacher, find_teacher, given_teacher, start_from_teacher, with_answers
+from nas.teaching import Teacher, find_teacher, given_teacher, order_after_learning, start_from_teacher, with_answers
 from nas.tune_request import TuneRequest
 from nas.workspace import Workspace
 from studies.discovery import VariantFolder
@@ -103,9 +103,10 @@ def tune_supernet(
     Raises:
         ValueError: unusable checkpoint, task or settings, or a workspace that holds another supernet.
     """
-    known = recalled(request, workspace)
+    known, state = recalled(request, workspace), workspace.training_state("supernet")
     if workspace.supernet.exists():
         _require_same(read_supernet_record(workspace.supernet).get("request"), request.to_json(), workspace)
+        state.unlink(missing_ok=True)
         return workspace.supernet
     prepared = prepared or prepare(request)
     task, supernet = prepared.task, prepared.supernet
@@ -115,11 +116,10 @@ def tune_supernet(
         on_estimate(foreseen().lasting(known.tuning.steps))
     teacher = find_teacher(known, task, prepared.tokenizer, workspace, _named("teacher", on_progress))
     start_from_teacher(known, supernet, task, workspace)
-    state = workspace.training_state("supernet")
     done = tune(
         supernet,
         task,
-        known.tuning,
+        order_after_learning(known),
         teacher_logits_NC=None if teacher is None else teacher.logits_NC,
         state_file=state,
         on_progress=_named("supernet", on_progress),

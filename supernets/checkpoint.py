@@ -1,7 +1,6 @@
 """Checkpoints: load a pre-trained model, keep a supernet, write a stand-alone network, verify it by reloading.
 
-Weights travel as safetensors only. Folders appear complete or not at all: they are written beside their place and
-moved there.
+Weights travel as safetensors only. Folders appear complete or not at all.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from studies.errors import ResourceError, VerificationError
+from studies.errors import VerificationError
 from supernets.family import Family, Layout
 from supernets.space import SearchSpace
+from supernets.staging import staged_folder
 from supernets.supernet import Supernet, family_for
 
 SUPERNET_FILE = "supernet.json"
@@ -292,33 +291,3 @@ def load_exported(folder: Path, *, trust_remote_code: bool = False) -> Any:
         ).eval()
     except Exception as error:  # as in `load_classifier`
         raise ValueError(f"cannot load the weights of {folder}: {_first_line(error)}") from error
-
-
-@contextmanager
-def staged_folder(folder: Path) -> Iterator[Path]:
-    """Write into a temporary sibling that becomes `folder` when the block ends well, and vanishes when it does not.
-
-    Raises:
-        ValueError: `folder` exists and is not empty.
-        ResourceError: the disk is full.
-    """
-    require_free(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield staged
-        if folder.exists():
-            folder.rmdir()
-        staged.chmod(0o755)
-        os.replace(staged, folder)
-    except BaseException as error:
-        shutil.rmtree(staged, ignore_errors=True)
-        if "No space left" in str(error) or getattr(error, "errno", None) == 28:
-            raise ResourceError(f"the disk holding {folder.parent} is full; nothing was written") from error
-        raise
-
-
-def require_free(folder: Path) -> None:
-    """ValueError if something lies where a folder is to be written; an empty folder is fine."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} already exists: choose another output or remove it")

@@ -46,7 +46,7 @@ class TuneSettings:
 
     steps: int
     batch_size: int = 32
-    learning_rate: float = 2e-4
+    learning_rate: float = 1e-4
     weight_decay: float = 0.01
     warmup_fraction: float = 0.1
     max_gradient_norm: float = 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -39,9 +40,10 @@ class Cuda(DeviceBackend):
 
     def sample(self, call: Callable[[], object], *, loops: int, threads: int) -> Sample:
         """The time between two events on the current stream, launch gaps included, flushing excluded."""
+        event: Any = torch.cuda.Event  # its constructor carries no types
         pairs = []
         for _ in range(loops):
-            start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start, stop = event(enable_timing=True), event(enable_timing=True)
             self._scratch.zero_()
             start.record()
             call()

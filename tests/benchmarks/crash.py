@@ -14,12 +14,13 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.common import RESULTS, finish, print_table, quiet, write_rows
-from tests.benchmarks.crash_job import COMMANDS, Fault, Job, Snapshot, call, faults
+from tests.benchmarks.crash_job import COMMANDS, Command, Fault, Job, Snapshot, call, faults, prepare
 
 ROWS = RESULTS / "crash.jsonl"
 KILLS, FULL_KILLS = 20, 60
@@ -62,14 +63,23 @@ def main() -> None:
     options = parser.parse_args()
     quiet()
     kills = FULL_KILLS if options.full else options.kills
-    outcomes = []
-    for command in options.commands:
-        with tempfile.TemporaryDirectory() as root:
-            rng = random.Random(f"{options.seed} {command}")
-            outcomes.append(campaign(Job.prepare(command, Path(root) / "inputs"), kills, rng, Path(root)))
+    outcomes = campaigns(options.commands, kills, options.seed)
     if kills >= KILLS and tuple(options.commands) == COMMANDS:
         write_rows(ROWS, [row for one in outcomes for row in one.rows], {"seed": options.seed, "kills": kills})
     report(outcomes)
+
+
+def campaigns(commands: Sequence[Command], kills: int, seed: int) -> list[Outcome]:
+    """Outcomes in the order of the commands; two run at a time, the longest first."""
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(2) as pool:
+        prepare(Path(scratch) / "inputs")
+        running = {}
+        for command in sorted(commands, key=COMMANDS.index, reverse=True):
+            root = Path(scratch) / command
+            root.mkdir()
+            job, rng = Job(command, Path(scratch) / "inputs"), random.Random(f"{seed} {command}")
+            running[command] = pool.submit(campaign, job, kills, rng, root)
+        return [running[command].result() for command in commands]
 
 
 def campaign(job: Job, kills: int, rng: random.Random, root: Path) -> Outcome:
@@ -115,7 +125,7 @@ def one_round(job: Job, folder: Path, shares: list[float], seconds: float, outco
                 "faults": [f"{fault.kind} {fault.what}" for fault in found],
             }
         )
-        print(f"  {describe(outcome.rows[-1])}", flush=True)
+        print(describe(outcome.rows[-1]), flush=True)
         if not run.killed:
             return run.seconds
         shares.pop(0)
@@ -126,7 +136,7 @@ def compare(outcome: Outcome, found: Snapshot, expected: Snapshot) -> None:
     """Hold a round against the uninterrupted run."""
     differences = faults(expected, found)
     for fault in differences:
-        print(f"  against the uninterrupted run: {fault.kind} {fault.what}", flush=True)
+        print(f"{outcome.command} against the uninterrupted run: {fault.kind} {fault.what}", flush=True)
     outcome.faults += differences
     outcome.leftovers += sorted(found.files - expected.files)
     outcome.same_trace &= found.trace == expected.trace
@@ -136,7 +146,7 @@ def describe(row: Row) -> str:
     """One line of progress."""
     counts = [f"{kind}s {row[f'{kind}s'][0]} → {row[f'{kind}s'][1]}" for kind in COUNTED if row[f"{kind}s"][1]]
     how = f"killed in {row['stage']} after" if row["killed"] else "ended after"
-    return "; ".join([f"round {row['round']}: {how} {row['seconds']:.2f} s", ", ".join(counts), *row["faults"]])
+    return "; ".join([f"{row['command']} round {row['round']}: {how} {row['seconds']:.1f} s", *counts, *row["faults"]])
 
 
 def report(outcomes: Sequence[Outcome]) -> None:

@@ -49,21 +49,11 @@ class Job:
     """A command line but for the folder it works in.
 
     Attributes:
-        inputs: holds the model, the data and, for a search, the supernet.
+        inputs: holds what `prepare` wrote.
     """
 
     command: Command
     inputs: Path
-
-    @classmethod
-    def prepare(cls, command: Command, inputs: Path) -> Self:
-        """Write the model and the data."""
-        write_checkpoint(inputs / "model", num_hidden_layers=LAYERS)
-        write_data(inputs / "data.tsv", rows=200)
-        job = cls(command, inputs)
-        if command == "search":
-            call(*job._tune(inputs / "work"))
-        return job
 
     def arguments(self, folder: Path) -> tuple[str, ...]:
         """What follows ``nas`` to do the job in a folder."""
@@ -85,6 +75,13 @@ class Job:
             copy_database(finished, folder)
             call("study", "delete", STUDY, "--yes", "--storage", storage_of(folder))
         call(*self.arguments(folder))
+
+
+def prepare(inputs: Path) -> None:
+    """Write what all jobs start from."""
+    write_checkpoint(inputs / "model", num_hidden_layers=LAYERS)
+    write_data(inputs / "data.tsv", rows=200)
+    call(*Job("tune", inputs).arguments(inputs / "work"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,28 @@ def test_lost_exports_are_made_again(fitted: ToyJob, tmp_path: Path) -> None:
     assert all(export.evaluation.value("error", frozenset({"exported"})) for export in result.exports)
 
 
+def test_a_kill_between_writing_and_recording_loses_nothing(
+    fitted: ToyJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    job = copied(fitted, tmp_path)
+    shutil.rmtree(job.workspace.root / "exports")
+    with StudyStore.open(job.workspace.storage) as store:
+        store.delete("study")
+    request = replace(job.fit_request(), tune=fitted.request())
+    with monkeypatch.context() as patch:
+        patch.setattr("nas.export.record_export", stop)
+        with pytest.raises(Stopped):
+            fit(request)
+    assert not any(value.provenance == "exported" for e in evaluations(job.workspace) for value in e.values)
+    result = fit(request)
+    with StudyStore.open(job.workspace.storage) as store:
+        assert {Path(one.uri) for one in store.artifacts("study")} == {export.folder for export in result.exports}
+    assert evaluations(job.workspace) == evaluations(fitted.workspace)
+
+
 def test_a_search_stopped_in_the_middle_proposes_what_it_would_have(fitted: ToyJob, tmp_path: Path) -> None:
     opened = open_supernet(fitted.workspace.supernet)
     request = fitted.fit_request(study_name="study").search
@@ -152,6 +174,14 @@ def test_training_stopped_in_the_middle_ends_with_the_same_weights(
     assert (network, 1) not in steps
     found, expected = (read_supernet_record(w.supernet) for w in (workspace, fitted.workspace))
     assert found["hash"] == expected["hash"]
+
+
+def test_a_kill_after_training_leaves_no_state(fitted: ToyJob, tmp_path: Path) -> None:
+    job = copied(fitted, tmp_path)
+    state = job.workspace.training_state("supernet")
+    state.touch()
+    tune_supernet(fitted.request(), job.workspace, never)
+    assert not state.exists()
 
 
 def test_another_request_is_refused(fitted: ToyJob) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from supernets.checkpoint import (
     load_tokenizer,
     read_supernet_record,
     save_supernet,
-    staged_folder,
     write_network,
 )
 from supernets.family import Layout
@@ -268,24 +266,4 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, tokenizer: Any, monkeypatch:
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(ResourceError, match=r"the disk holding .* is full; nothing was written"):
         save_supernet(supernet, tmp_path / "supernet", tokenizer, {})
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_staged_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
-    target = tmp_path / "folder"
-
-    def write_half() -> None:
-        with staged_folder(target) as staged:
-            (staged / "half").write_text("x")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_half()
-    assert not list(tmp_path.iterdir())
-    target.mkdir()
-    with staged_folder(target) as staged:
-        (staged / "whole").write_text("x")
-        assert not list(target.iterdir())
-    assert [path.name for path in target.iterdir()] == ["whole"]
-    shutil.rmtree(target)
     assert not list(tmp_path.iterdir())
