@@ -1,6 +1,6 @@
 """What a machine is (`Device`) and how to run a clock on it (`DeviceBackend`).
 
-A backend is one file of `kernels/devices`, or an entry point of the group ``supernas.devices``. Listing them imports
+A backend is one file of `kernels/devices`, or an entry point of the group ``supernas.kernels.devices``. Listing them imports
 no torch.
 """
 
@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from kernels.op_spec import OpSpec
 
-ENTRY_POINTS = "supernas.devices"
+ENTRY_POINTS = "supernas.kernels.devices"
 _FOLDER = Path(__file__).parent / "devices"
 
 

@@ -48,7 +48,7 @@ Watch = Callable[[str, float, float], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoSettings:
-    """Budgets of the demo; the defaults take about ten minutes on two cores."""
+    """Budgets of the demo."""
 
     steps: int = 300
     search_budget: int = 100

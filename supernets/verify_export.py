@@ -26,6 +26,8 @@ def main(folder: str, reference: str, parameters: int, threads: int) -> None:
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[problem]:
             sys.exit(f"{problem}: {sorted(info[problem])[:3]}")
+    for parameter in model.parameters():  # as loaded they may lie unaligned, and round differently for a single text
+        parameter.data = parameter.data.clone()
     count = sum(parameter.numel() for parameter in model.parameters())
     if count != parameters:
         sys.exit(f"it has {count} parameters instead of {parameters}")

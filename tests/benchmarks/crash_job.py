@@ -33,7 +33,7 @@ Item = tuple[str, str]
 NAS = Path(sys.executable).with_name("nas")
 
 TUNING = ("--steps", str(STEPS), "--batch-size", "8", "--learning-rate", "3e-3", "--save-seconds", "0.05")
-SEARCHING = ("--budget", "40", "--rounds", "3", "--sequence", "8", "--finalists", "3", "--study-name", STUDY)
+SEARCHING = ("--budget", "120", "--rounds", "10", "--sequence", "8+16", "--finalists", "3", "--study-name", STUDY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Job:
 def prepare(inputs: Path) -> None:
     """Write what all jobs start from."""
     write_checkpoint(inputs / "model", num_hidden_layers=LAYERS)
-    write_data(inputs / "data.tsv", rows=200)
+    write_data(inputs / "data.tsv", rows=1200)
     call(*Job("tune", inputs).arguments(inputs / "work"))
 
 
