@@ -18,7 +18,7 @@ from typing import Any
 from kernels.device import load_backend
 from nas.demo_data import prepare_movie_reviews
 from nas.end_to_end import measure_networks
-from nas.export import ExportRequest, export_network
+from nas.export import ExportRequest, export_network, record_export
 from nas.searching import OpenSupernet, SearchRequest, context_of, open_supernet, search_supernet
 from nas.settings import SearchSettings
 from nas.stock import uniform_only
@@ -207,12 +207,15 @@ class _Job:
         if small:
             yield self._export("uniform", min(small, key=lambda e: _number(e, "error")), "uniform")
 
-    def _export(self, name: str, evaluation: Evaluation, layout: Layout) -> dict[str, Any]:
+    def _export(self, role: str, evaluation: Evaluation, layout: Layout) -> dict[str, Any]:
+        name = f"{role}-{evaluation.number}"
         folder = self.workspace.export(name)
-        if not folder.exists():
-            request = ExportRequest(
-                folder=folder, study_name=STUDY, layout=layout, recovery_steps=self.settings.recovery_steps
-            )
+        request = ExportRequest(
+            folder=folder, study_name=STUDY, layout=layout, recovery_steps=self.settings.recovery_steps
+        )
+        if folder.exists():
+            record_export(evaluation, request, self.store)
+        else:
             export_network(
                 self.opened, evaluation, request, self.store, on_progress=lambda p: self.watch(name, p.step, p.steps)
             )
