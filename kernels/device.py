@@ -1,7 +1,7 @@
 """What a machine is (`Device`) and how to run a clock on it (`DeviceBackend`).
 
-A backend is one file of `kernels/devices`, or an entry point of the group ``supernas.kernels.devices``. Listing them imports
-no torch.
+A backend is one file of `kernels/devices`, or an entry point of the group ``supernas.kernels.devices``. Listing them
+imports no torch.
 """
 
 from __future__ import annotations
