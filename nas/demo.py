@@ -22,14 +22,15 @@ from nas.export import ExportRequest, export_network, record_export
 from nas.searching import OpenSupernet, SearchRequest, context_of, open_supernet, search_supernet
 from nas.settings import SearchSettings
 from nas.stock import uniform_only
+from nas.teaching import teacher_settings
 from nas.tune_request import TuneRequest
 from nas.tuning import tune_supernet
 from nas.workspace import Workspace
 from studies.pareto import ParetoFront
 from studies.records import Evaluation, Genotype
 from studies.store import StudyStore
-from supernets.checkpoint import load_classifier, load_exported
-from supernets.evaluation import evaluate, predict_logits, resolve_precision
+from supernets.checkpoint import load_classifier, load_exported, load_teacher_logits
+from supernets.evaluation import evaluate
 from supernets.family import Layout
 from supernets.finetune import TuneSettings, distilled, tune
 from supernets.supernet import Supernet
@@ -53,6 +54,7 @@ class DemoSettings:
     steps: int = 300
     search_budget: int = 100
     search_examples: int = 750
+    finalists: int = 16
     recovery_steps: int = 100
     seed: int = 0
 
@@ -80,13 +82,12 @@ def run_demo(folder: Path, settings: DemoSettings, say: Say, watch: Watch) -> De
     workspace = Workspace(folder)
     task = TaskSettings(kind="text-classification", data=str(data))
     tuning = TuneSettings(steps=settings.steps, seed=settings.seed)
-    tune_supernet(
-        TuneRequest(model=model, task=task, tuning=tuning), workspace, lambda name, p: watch(name, p.step, p.steps)
-    )
+    request = TuneRequest(model=model, task=task, tuning=tuning)
+    tune_supernet(request, workspace, lambda name, p: watch(name, p.step, p.steps))
     opened = open_supernet(workspace.supernet)
     baseline = _test_accuracy(load_classifier(str(workspace.teacher), opened.task.labels).model, opened.task)
     say(f"full model, fine-tuned: test accuracy {baseline:.4f}")
-    distilled_accuracy = _test_accuracy(_distilled_full(workspace, opened, tuning, watch), opened.task)
+    distilled_accuracy = _test_accuracy(_distilled_full(workspace, opened, request, watch), opened.task)
     say(f"full model, fine-tuned with the supernet's distillation: test accuracy {distilled_accuracy:.4f}")
     job = _Job(workspace, opened, StudyStore.open(workspace.storage), settings, watch)
     front = job.search()
@@ -114,18 +115,18 @@ def _test_accuracy(network: Callable[..., Any], task: Task) -> float:
     return evaluate(network, task, TEST).metrics["accuracy"]
 
 
-def _distilled_full(workspace: Workspace, opened: OpenSupernet, tuning: TuneSettings, watch: Watch) -> Any:
-    """The full model, trained on from the same teacher as the supernet was, but without sub-networks."""
-    settings = replace(tuning, recipe=distilled(tuning.recipe), order_fraction=-1.0, watched_examples=0)
-    teacher = load_classifier(str(workspace.teacher), opened.task.labels).model
-    precision = resolve_precision(settings.precision, settings.device)
-    logits, _ = predict_logits(teacher, opened.task, TRAIN, precision=precision)
+def _distilled_full(workspace: Workspace, opened: OpenSupernet, request: TuneRequest, watch: Watch) -> Any:
+    """The full model, trained on from the same teacher as the supernet was, but without sub-networks.
+
+    It keeps the learning rate that suits full models, so that it is as good as it can be.
+    """
+    settings = replace(teacher_settings(request), recipe=distilled(request.tuning.recipe), watched_examples=0)
     network = Supernet.fixed(load_classifier(str(workspace.teacher), opened.task.labels).model)
     tune(
         network,
         opened.task,
         settings,
-        teacher_logits_NC=logits,
+        teacher_logits_NC=load_teacher_logits(workspace.supernet),
         state_file=workspace.training_state("distilled"),
         on_progress=lambda p: watch("distilled", p.step, p.steps),
     )
@@ -150,6 +151,7 @@ class _Job:
             batch=BATCH,
             sequences=tuple(self.opened.task.length_quantiles(TRAIN, 3)),
             evaluation_examples=self.settings.search_examples,
+            finalists=self.settings.finalists,
         )
 
     def search(self) -> ParetoFront:

@@ -56,4 +56,4 @@ def training_estimate(request: TuneRequest, supernet: Supernet, task: Task) -> E
     found = estimate(supernet, task, request.tuning)
     if not needs_training(request):
         return found
-    return found + estimate(supernet, task, teacher_settings(request.tuning))
+    return found + estimate(supernet, task, teacher_settings(request))

@@ -47,9 +47,11 @@ def needs_training(request: TuneRequest) -> bool:
     return request.tuning.recipe.needs_teacher and given_teacher(request) is None
 
 
-def teacher_settings(settings: TuneSettings) -> TuneSettings:
-    """The same steps and optimiser on hard labels alone, nothing elastic."""
-    return replace(settings, recipe=plain_recipe(), order_fraction=-1.0)
+def teacher_settings(request: TuneRequest) -> TuneSettings:
+    """The supernet's steps and optimiser at the teacher's learning rate, on hard labels alone, nothing elastic."""
+    return replace(
+        request.tuning, recipe=plain_recipe(), learning_rate=request.teacher_learning_rate, order_fraction=-1.0
+    )
 
 
 def order_after_learning(request: TuneRequest) -> TuneSettings:
@@ -102,7 +104,7 @@ def _train(
 ) -> None:
     network = Supernet.fixed(load_classifier(request.model, task.labels, request.tuning.seed).model)
     state = workspace.training_state("teacher")
-    tune(network, task, teacher_settings(request.tuning), state_file=state, on_progress=on_progress)
+    tune(network, task, teacher_settings(request), state_file=state, on_progress=on_progress)
     save_classifier(network.unwrap(), workspace.teacher, tokenizer)
 
 

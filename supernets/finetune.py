@@ -46,7 +46,7 @@ class TuneSettings:
 
     steps: int
     batch_size: int = 32
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     weight_decay: float = 0.01
     warmup_fraction: float = 0.1
     max_gradient_norm: float = 1.0
@@ -220,8 +220,8 @@ class Tuner:
         if not math.isfinite(total):
             self.optimizer.zero_grad(set_to_none=True)
             raise ValueError(
-                f"the loss is {total} at step {step}: lower --learning-rate "
-                f"(now {settings.learning_rate}) or set --precision float32"
+                f"the loss is {total} at step {step}: lower the learning rate "
+                f"(now {settings.learning_rate}) or use precision float32"
             )
         nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_gradient_norm)
         factor = learning_rate_factor(step, settings.steps, round(settings.steps * settings.warmup_fraction))

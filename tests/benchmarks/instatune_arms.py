@@ -2,7 +2,8 @@
 
 One unit of cost is one forward-backward pass of the full network on one batch; a sub-network costs its share of the
 full network's multiply-accumulates. After (a), every arm starts from the weights of the same teacher, distils from it,
-sees the same batches in the same order, and uses the same optimiser and learning rate. Arms, as in ``docs``:
+sees the same batches in the same order, and uses the same optimiser; full models and smaller ones each have the
+learning rate that suits them. Arms, as in ``docs``:
 
     plain            (a) full model, hard labels; the teacher of the seed's other arms
     distilled        (b) full model, the supernet's distillation and steps
@@ -55,8 +56,9 @@ TARGET = 0.46  # of the full predicted latency; leaves the measured one below on
 RANDOM_NETWORKS = 5
 IMPORTANCE_BATCHES = 4
 RECIPE = Recipe()
-LEARNING_RATE = 1e-4
-RECOVERY_LEARNING_RATE = 2e-4
+LEARNING_RATE = 2e-4
+FULL_LEARNING_RATE = 1e-4
+"""Full models want less than sub-networks; of the two rates each kind uses the one that was better on validation."""
 ORDER_FRACTION = 0.0
 
 Row = dict[str, Any]
@@ -165,13 +167,18 @@ def described(bench: Bench, net: Supernet, architecture: Architecture) -> Row:
     }
 
 
+def at_full_rate(settings: TuneSettings) -> TuneSettings:
+    """The same settings at the learning rate of full models."""
+    return replace(settings, learning_rate=FULL_LEARNING_RATE)
+
+
 # -- arms: each returns its rows --------------------------------------------------------------------------------------
 
 
 def plain(bench: Bench, seed: int) -> list[Row]:
     """(a), which is also the teacher of all other arms of the seed."""
     network = Supernet.fixed(bench.fresh(seed))
-    seconds = bench.train(network, bench.settings(seed, plain_recipe()), seed)
+    seconds = bench.train(network, at_full_rate(bench.settings(seed, plain_recipe())), seed)
     logits, _ = predict_logits(network, bench.task, TRAIN, precision=bench.precision)
     bench.keep(f"plain-{seed}", {"logits": logits, "model": network.model.state_dict()})
     return [{"point": "full", **quality(bench, network), "cost": STEPS, "seconds": seconds}]
@@ -180,7 +187,7 @@ def plain(bench: Bench, seed: int) -> list[Row]:
 def distilled_full(bench: Bench, seed: int) -> list[Row]:
     """(b)."""
     network = Supernet.fixed(bench.taught(seed))
-    seconds = bench.train(network, bench.settings(seed, distilled(RECIPE)), seed)
+    seconds = bench.train(network, at_full_rate(bench.settings(seed, distilled(RECIPE))), seed)
     bench.keep(f"distilled-{seed}", network.model.state_dict())
     return [{"point": "full", **quality(bench, network), "cost": STEPS, "seconds": seconds}]
 
@@ -214,8 +221,7 @@ def _inherited_and_recovered(
     with net.active(architecture):
         inherited = {"point": "inherited", **quality(bench, net), "cost": cost, **shape}
     network = Supernet.fixed(net.extract(architecture))
-    recovery = replace(bench.settings(seed, distilled(RECIPE), RECOVERY_STEPS), learning_rate=RECOVERY_LEARNING_RATE)
-    seconds = bench.train(network, recovery, seed)
+    seconds = bench.train(network, bench.settings(seed, distilled(RECIPE), RECOVERY_STEPS), seed)
     cost += RECOVERY_STEPS * shape["cost_share"]
     if keep:
         bench.keep(keep, {"model": network.model.state_dict(), "architecture": architecture.to_json()})

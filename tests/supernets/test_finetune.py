@@ -308,7 +308,7 @@ def test_a_loss_that_is_not_a_number_names_the_step_and_leaves_the_saved_state(t
     supernet = tiny_supernet()
     tuner = Tuner(supernet, ToyTask(), settings(), state_file=file)
     supernet.model.get_parameter("classifier.bias").data.fill_(math.nan)
-    with pytest.raises(ValueError, match="the loss is nan at step 2: lower --learning-rate"):
+    with pytest.raises(ValueError, match="the loss is nan at step 2: lower the learning rate"):
         list(tuner.run())
     assert file.read_bytes() == saved
 
