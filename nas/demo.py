@@ -145,6 +145,7 @@ class _Job:
 
     @property
     def request(self) -> SearchRequest:
+        """What is searched: three lengths that stand for the training data, a batch of 8, one thread."""
         search = SearchSettings(budget=self.settings.search_budget, seed=self.settings.seed, study_name=STUDY)
         return SearchRequest(
             search=search,
@@ -155,6 +156,7 @@ class _Job:
         )
 
     def search(self) -> ParetoFront:
+        """The front of measured networks; an interrupted search goes on."""
         return search_supernet(
             self.request,
             self.opened,
@@ -180,6 +182,7 @@ class _Job:
 
     @property
     def full_latency_ms(self) -> float:
+        """Of the largest network, to which all ratios refer."""
         return self.latency_ms(self.opened.supernet.space.largest)
 
     def front_rows(self, front: ParetoFront) -> Iterator[dict[str, float]]:
