@@ -84,5 +84,6 @@ def _row(done: Exported) -> dict[str, object]:
         "parameters": done.parameters,
         "error": done.quality.error,
         "error before recovery": done.inherited.error,
+        "recovery kept": done.recovery_kept,
         "verified": True,
     }

@@ -148,8 +148,7 @@ class TrainingOptions:
         str | None, typer.Option(help="As many steps as fit, such as 20m or 1h30m; a teacher's training included.")
     ] = None
     batch_size: Annotated[int, typer.Option(help="Examples per step.")] = 32
-    learning_rate: Annotated[float, typer.Option(help="Of the supernet: its peak, after warm-up.")] = 2e-4
-    teacher_learning_rate: Annotated[float, typer.Option(help="The same of the teacher that is made here.")] = 1e-4
+    learning_rate: Annotated[float, typer.Option(help="Its peak, after warm-up.")] = 2e-4
     alpha: Annotated[float, typer.Option(help="Share of the hard-label loss.")] = 0.3
     gamma: Annotated[float, typer.Option(help="1 distils from a teacher, 0 from the supernet itself.")] = 1.0
     rho: Annotated[float, typer.Option(help="Distillation temperature.")] = 2.0
@@ -203,7 +202,6 @@ class TrainingOptions:
             duration=self._duration(),
             space=space,
             teacher=self.teacher,
-            teacher_learning_rate=self.teacher_learning_rate,
             start=self.start,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -51,7 +52,8 @@ class ExportRequest:
 
     Attributes:
         folder: where the checkpoint goes; must not exist.
-        recovery_steps: optimiser steps of distillation for this network alone, before it is written.
+        recovery_steps: optimiser steps of distillation for this network alone, before it is written; what they give
+            is kept only if it is at least as good on validation as what went in.
         recovery_learning_rate: of those steps.
     """
 
@@ -72,6 +74,7 @@ class Exported:
         values: the stored values of the network plus its own quality, of provenance ``exported``.
         inherited: quality on validation before recovery.
         quality: quality on validation as written.
+        recovery_kept: whether recovery was asked for and did not make the network worse.
     """
 
     folder: Path
@@ -80,6 +83,7 @@ class Exported:
     parameters: int
     inherited: Quality
     quality: Quality
+    recovery_kept: bool
 
 
 def select(front: ParetoFront, evaluations: Sequence[Evaluation], selection: Selection) -> Evaluation:
@@ -159,9 +163,12 @@ def export_network(
     inputs = dict(next(task.batches(VALIDATION, 8)).inputs)
     _check_extraction(opened, network, evaluation, inputs)
     inherited = quality = evaluate(network, task, VALIDATION)
+    recovery_kept = False
     if request.recovery_steps:
-        network = recover(opened, network, request, on_progress)
-        quality = evaluate(network, task, VALIDATION)
+        recovered = recover(opened, deepcopy(network), request, on_progress)
+        after = evaluate(recovered, task, VALIDATION)
+        recovery_kept = after.error <= inherited.error
+        network, quality = (recovered, after) if recovery_kept else (network, inherited)
     weights_hash = content_hash([supernet.hash, evaluation.genotype, request.recovery_steps, request.seed])
     value = Value(
         objective="error",
@@ -174,7 +181,7 @@ def export_network(
         seed=request.seed,
     )
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    provenance = _provenance(opened, evaluation, request, value, parameters)
+    provenance = _provenance(opened, evaluation, request, value, parameters) | {"recovery_kept": recovery_kept}
     write_network(
         network,
         request.folder,
@@ -192,6 +199,7 @@ def export_network(
         parameters=parameters,
         inherited=inherited,
         quality=quality,
+        recovery_kept=recovery_kept,
     )
 
 

@@ -46,6 +46,15 @@ tags:
 |---|---|---|
 {values}
 
-Found by study `{provenance["study"]}`, evaluation {provenance["evaluation"]}, with {provenance["recovery_steps"]}
-recovery steps after extraction. `supernas.json` has the full record.
+Found by study `{provenance["study"]}`, evaluation {provenance["evaluation"]}; {_recovery(provenance)}.
+`supernas.json` has the full record.
 """
+
+
+def _recovery(provenance: Mapping[str, Any]) -> str:
+    steps = provenance["recovery_steps"]
+    if not steps:
+        return "not trained after extraction"
+    if provenance["recovery_kept"]:
+        return f"trained alone for {steps} steps after extraction"
+    return f"{steps} recovery steps made it worse on validation, so it has the weights it had in the supernet"

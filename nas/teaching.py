@@ -48,10 +48,8 @@ def needs_training(request: TuneRequest) -> bool:
 
 
 def teacher_settings(request: TuneRequest) -> TuneSettings:
-    """The supernet's steps and optimiser at the teacher's learning rate, on hard labels alone, nothing elastic."""
-    return replace(
-        request.tuning, recipe=plain_recipe(), learning_rate=request.teacher_learning_rate, order_fraction=-1.0
-    )
+    """The supernet's steps and optimiser, on hard labels alone, nothing elastic."""
+    return replace(request.tuning, recipe=plain_recipe(), order_fraction=-1.0)
 
 
 def order_after_learning(request: TuneRequest) -> TuneSettings:

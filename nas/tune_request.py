@@ -44,7 +44,6 @@ class TuneRequest:
     Attributes:
         model: folder or name of the pre-trained checkpoint.
         tuning: steps, recipe and optimiser; the teacher is trained with the same, on hard labels alone.
-        teacher_learning_rate: peak of that training; full networks want less than the sub-networks of a supernet.
         duration: replaces the steps of `tuning`; what it comes to is decided once and kept in the workspace.
         teacher: a fine-tuned checkpoint to distil from; None fine-tunes one (or takes `model`, if it has a head).
         start: which weights the supernet starts from: those of the teacher that was fine-tuned here, or `model`'s own,
@@ -57,7 +56,6 @@ class TuneRequest:
     duration: Duration | None = None
     space: SpaceOptions = field(default_factory=_default_space)
     teacher: str | None = None
-    teacher_learning_rate: float = 1e-4
     start: Literal["teacher", "pretrained"] = "teacher"
 
     def lasting(self, steps: int) -> TuneRequest:
@@ -74,6 +72,5 @@ class TuneRequest:
             "duration": None if self.duration is None else asdict(self.duration),
             "space": asdict(self.space),
             "teacher": self.teacher,
-            "teacher_learning_rate": self.teacher_learning_rate,
             "start": self.start,
         }

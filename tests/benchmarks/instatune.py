@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -35,7 +35,7 @@ from supernets.finetune import Tuner, plain_recipe
 from supernets.supernet import Supernet
 from supernets.task import TRAIN, TaskSettings
 from supernets.tasks.text_classification import TextClassification
-from tests.benchmarks.common import finish, model_folder, print_table, versions
+from tests.benchmarks.common import finish, model_folder, print_table, quiet, versions
 from tests.benchmarks.instatune_arms import ARMS, RECIPE, Bench, Row, architecture_of, quantised, run_arm
 
 RESULTS = Path(__file__).parent / "results"
@@ -189,8 +189,12 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def right_matrix(rows: list[Row]) -> NDArray[np.float64]:
-    """Which test sentences were right, [rows, examples]."""
-    return np.array([[float(bit) for bit in f"{int(r['right'], 16):0{r['examples']}b}"] for r in rows])
+    """How often each test sentence was right, [seeds, examples]; several networks of one seed are averaged."""
+    by_seed: dict[int, list[list[float]]] = {}
+    for row in rows:
+        bits = f"{int(row['right'], 16):0{row['examples']}b}"
+        by_seed.setdefault(row["seed"], []).append([float(bit) for bit in bits])
+    return np.array([np.mean(by_seed[seed], axis=0) for seed in sorted(by_seed)])
 
 
 def interval(values_SN: NDArray[np.float64], draws: int = 2000) -> tuple[float, float, float]:
@@ -205,44 +209,50 @@ def interval(values_SN: NDArray[np.float64], draws: int = 2000) -> tuple[float, 
     return float(values_SN.mean()), float(low), float(high)
 
 
-def groups(rows: list[Row]) -> Iterator[tuple[str, str, list[Row]]]:
-    """Rows by arm and point, one per seed (the first, where an arm has several)."""
+def groups(rows: list[Row]) -> dict[str, list[Row]]:
+    """Rows by the name of what they are: the arm, and the point where an arm has several."""
+    found: dict[str, list[Row]] = {}
     for arm in ARMS:
         for point in ("full", "inherited", "recovered"):
-            first = {r["seed"]: r for r in reversed(rows) if (r["arm"], r["point"]) == (arm, point)}
-            if first:
-                yield arm, point, [first[seed] for seed in sorted(first)]
+            if chosen := [r for r in rows if (r["arm"], r["point"]) == (arm, point)]:
+                several = any(r["point"] != point for r in rows if r["arm"] == arm)
+                found[f"{arm} {point}" if several else arm] = chosen
+    return found
+
+
+def lead(rows: list[Row], others: list[Row]) -> tuple[float, float, float]:
+    """Points of test accuracy by which rows are better than others of the same seeds; mean and interval."""
+    seeds = {r["seed"] for r in rows} & {r["seed"] for r in others}
+    mine, theirs = (right_matrix([r for r in side if r["seed"] in seeds]) for side in (rows, others))
+    mean, low, high = interval(100 * (mine - theirs))
+    return mean, low, high
 
 
 def report(bench: Bench) -> None:
-    """Print the table and the result line."""
+    """Print the tables and the result line."""
     rows = stored_rows()
-    ratios = measured_ratios(bench, rows)
-    baseline = {r["seed"]: r for r in rows if r["arm"] == "distilled"}
-    arms: dict[str, dict[str, list[float]]] = {}
-    table, losses = [], {}
-    for arm, point, chosen in groups(rows):
-        name = arm if point == "full" and arm not in ("supernet", "unordered", "int8") else f"{arm} {point}"
+    ratios, named = measured_ratios(bench, rows), groups(rows)
+    ours, baseline = named["supernet recovered"], named["distilled"]
+    table, arms, leads = [], {}, {}
+    for name, chosen in named.items():
         ratio = float(np.mean([ratios[network_key(r)] for r in chosen]))
-        mean, low, high = interval(right_matrix(chosen))
-        loss = interval(right_matrix([baseline[r["seed"]] for r in chosen]) - right_matrix(chosen))
-        losses[name] = [100 * x for x in loss]
-        arms[name] = {f"{ratio:.3f}": [mean, low, high]}
-        cost = float(np.mean([r["cost"] for r in chosen])) if "cost" in chosen[0] else float("nan")
-        table.append([name, len(chosen), ratio, mean, low, high, *losses[name], cost])
+        accuracy = interval(right_matrix(chosen))
+        loss = lead(baseline, chosen)
+        cost = float(np.mean([r.get("cost", np.nan) for r in chosen]))
+        table.append([name, len({r["seed"] for r in chosen}), ratio, *accuracy, *loss, cost])
+        arms[name] = {f"{ratio:.3f}": accuracy}
+        leads[name] = lead(ours, chosen)
     head = ["arm", "seeds", "latency", "test", "2.5 %", "97.5 %", "loss to (b)", "2.5 %", "97.5 %", "cost"]
     print_table(head, table)
-    half = losses["supernet recovered"]
-    plain_right, largest_right = (
-        right_matrix([r for r in rows if (r["arm"], r["point"]) == key])
-        for key in (("plain", "full"), ("supernet", "full"))
-    )
+    print("\npoints of test accuracy by which the recovered network of the supernet leads, same seeds")
+    print_table(["arm", "mean", "2.5 %", "97.5 %"], [[name, *values] for name, values in leads.items()])
     finish(
         {
             "arms": arms,
             "tuning_cost_ratio": tuning_cost_ratio(bench),
-            "largest_minus_plain": 100 * float(largest_right.mean() - plain_right.mean()),
-            "loss_at_half_latency": {"mean": half[0], "low": half[1], "high": half[2]},
+            "largest_minus_plain": lead(named["supernet full"], named["plain"])[0],
+            "loss_at_half_latency": dict(zip(("mean", "low", "high"), lead(baseline, ours), strict=True)),
+            "leads": leads,
             "context": bench.context.key,
         }
     )
@@ -259,6 +269,7 @@ def main() -> None:
     if options.full:
         for path in (ROWS, TABLE):
             path.unlink(missing_ok=True)
+    quiet()
     bench = make_bench()
     if options.train_only:
         torch.set_num_threads(1)

@@ -223,7 +223,7 @@ TUNE: dict[str, tuple[Arguments, ExitCode, str]] = {
     "alpha": (lambda j, t: [j.model, "--data", j.data, "--alpha", "2"], ExitCode.BAD_INPUT, "must lie in [0, 1]"),
     "device": (lambda j, t: [j.model, "--data", j.data, "--device", "tpu"], ExitCode.BAD_INPUT, "unknown device 'tpu'"),
     "not a number": (
-        lambda j, t: [j.model, "--data", j.data, "--steps", "2", "--teacher-learning-rate", "1e30"],
+        lambda j, t: [j.model, "--data", j.data, "--steps", "2", "--learning-rate", "1e30"],
         ExitCode.BAD_INPUT,
         "lower the learning rate",
     ),
