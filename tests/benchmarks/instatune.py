@@ -36,7 +36,8 @@ from supernets.supernet import Supernet
 from supernets.task import TRAIN, TaskSettings
 from supernets.tasks.text_classification import TextClassification
 from tests.benchmarks.common import finish, model_folder, print_table, quiet, versions
-from tests.benchmarks.instatune_arms import ARMS, RECIPE, Bench, Row, architecture_of, quantised, run_arm
+from tests.benchmarks.instatune_arms import ARMS, quantised, run_arm
+from tests.benchmarks.instatune_bench import RECIPE, Bench, Row, architecture_of
 
 RESULTS = Path(__file__).parent / "results"
 ROWS = RESULTS / "instatune.jsonl"
