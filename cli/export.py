@@ -48,6 +48,8 @@ def export(
     require_free(output)
     with StudyStore.open(storage, create=False) as store, Watch() as watch:
         study = pick(store, study_name)
+        if problem := study.settings.get("problem"):
+            raise ValueError(f"study {study.name!r} searched the problem {problem}, which only its own code can export")
         folder = supernet or Path(store.checkpoint(study.supernet_hash) or "supernet")
         opened = open_supernet(folder, data_paths(data) if data else None)
         front, evaluations = store.front(study.name), store.evaluations(study.name)

@@ -51,7 +51,7 @@ def fit(
 
     searched = search.request(settings, latency, run, record(context))
     request = FitRequest(tune=tuned, search=searched, output=output, storage=storage, recovery_steps=recover)
-    with Watch() as watch:
+    with Watch(search.explain) as watch:
         result = fit(request, watch.listener())
     rows = [
         {

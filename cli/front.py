@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,12 +11,14 @@ import typer
 from cli.config import DEFAULT_STORAGE, ConfigOption, StorageOption, StudyNameOption
 from cli.output import Format, FormatOption, cell, write_rows
 from cli.study import pick
-from studies.records import MEASURED, Evaluation, Objective, Provenance, Study
+from studies.records import MEASURED, Evaluation, Objective, Study
 
 if TYPE_CHECKING:
     from studies.pareto import ParetoFront
+    from studies.store import StudyStore
 
-ANY_ORIGIN: frozenset[Provenance] = MEASURED | {"analytic", "predicted"}
+REAL, COMPARED, UNSEEN = "measured", "compared by the search", "never evaluated"
+"""What the numbers of a front are worth; see `_fronts`."""
 
 
 def front(
@@ -23,7 +26,9 @@ def front(
     study_name: StudyNameOption = None,
     style: FormatOption = Format.TABLE,
     plot: Annotated[Path | None, typer.Option(help="Also draw the front into this .png, .svg or .pdf.")] = None,
-    predicted: Annotated[bool, typer.Option("--predicted", help="Let predicted values stand, marked as such.")] = False,
+    predicted: Annotated[
+        bool, typer.Option("--predicted", help="Also show, apart, fronts that stand on predicted values.")
+    ] = False,
     sort: Annotated[str | None, typer.Option(help="Objective to sort by, best first; default the first.")] = None,
     measured_on: Annotated[str | None, typer.Option(help="Fingerprint of the one device whose costs count.")] = None,
     config: ConfigOption = None,
@@ -34,17 +39,54 @@ def front(
     with StudyStore.open(storage, create=False) as store:
         study = pick(store, study_name)
         objective = _objective(study, sort)
-        found = store.front(study.name, device=measured_on, provenances=ANY_ORIGIN if predicted else MEASURED)
+        fronts = _fronts(store, study, measured_on, predicted)
         evaluations = store.evaluations(study.name) if plot is not None else []
-    if not len(found):
+    if not any(map(len, fronts.values())):
         raise ValueError(_why_empty(study, predicted))
-    make_row = _table_row if style is Format.TABLE else _full_row
-    write_rows([make_row(found, study, evaluation) for evaluation in _ranked(found, objective)], style, study.name)
+    if style is Format.TABLE:
+        _write_tables(fronts, study, objective)
+    else:
+        rows = [
+            ({"standing": standing} if predicted else {}) | _full_row(found, study, evaluation)
+            for standing, found in fronts.items()
+            for evaluation in _ranked(found, objective)
+        ]
+        write_rows(rows, style, study.name)
     if plot is not None:
         from cli.plot import draw_front
 
-        draw_front(found, evaluations, plot, title=study.name)
+        drawn = fronts[COMPARED if predicted else REAL]
+        draw_front(drawn, evaluations, plot, title=study.name)
         typer.echo(f"figure written to {plot}", err=True)
+
+
+def _fronts(store: StudyStore, study: Study, device: str | None, predicted: bool) -> dict[str, ParetoFront]:
+    """Standing → front. Each compares like with like, and none mixes what is measured with what is predicted.
+
+    Measured: every number was. Compared by the search: qualities measured on one share of the data, latencies from one
+    table for all. Never evaluated: every number is predicted.
+    """
+    fronts = {REAL: store.front(study.name, device=device, provenances=MEASURED)}
+    if predicted:
+        from nas.search import SEARCHED, compared_share
+        from studies.predicted import predicted_front
+
+        evaluated = store.evaluations(study.name)
+        share = compared_share(evaluated)
+        fronts[COMPARED] = store.front(study.name, device=device, provenances=SEARCHED, data_fraction=share)
+        fronts[UNSEEN] = predicted_front(study.objectives, store.predictions(study.name), evaluated)
+    return fronts
+
+
+def _write_tables(fronts: Mapping[str, ParetoFront], study: Study, objective: Objective) -> None:
+    """One table for each front that holds anything, under its standing if there may be several."""
+    for standing, found in fronts.items():
+        if not len(found):
+            continue
+        if len(fronts) > 1:
+            typer.echo(f"{standing}:")
+        title = study.name if len(fronts) == 1 else ""
+        write_rows([_table_row(found, study, e) for e in _ranked(found, objective)], Format.TABLE, title)
 
 
 def _why_empty(study: Study, predicted: bool) -> str:
@@ -72,7 +114,7 @@ def _table_row(found: ParetoFront, study: Study, evaluation: Evaluation) -> dict
     """What a reader wants: numbers with their spread, where they come from, and the network."""
     values = [(objective, found.value(evaluation, objective)) for objective in found.objectives]
     return {
-        "number": evaluation.number,
+        "number": _number(evaluation),
         **{
             f"{o.key} [{o.unit}]": cell(v.number) + (f" ± {cell(v.spread)}" if v.spread is not None else "")
             for o, v in values
@@ -85,7 +127,7 @@ def _table_row(found: ParetoFront, study: Study, evaluation: Evaluation) -> dict
 
 def _full_row(found: ParetoFront, study: Study, evaluation: Evaluation) -> dict[str, object]:
     """Everything, one column a fact, for programs."""
-    row: dict[str, object] = {"number": evaluation.number}
+    row: dict[str, object] = {"number": _number(evaluation)}
     for objective in found.objectives:
         value = found.value(evaluation, objective)
         row |= {
@@ -100,6 +142,11 @@ def _full_row(found: ParetoFront, study: Study, evaluation: Evaluation) -> dict[
         "genotype": "-".join(map(str, evaluation.genotype)),
         "knee": evaluation == found.knee(),
     }
+
+
+def _number(evaluation: Evaluation) -> int | None:
+    """None for what the study has no evaluation of."""
+    return None if evaluation.number < 0 else evaluation.number
 
 
 def _architecture(study: Study, evaluation: Evaluation) -> str:

@@ -287,24 +287,39 @@ class SearchOptions:
         list[str] | None,
         typer.Option(help="error, latency, macs, parameters or memory; repeated; default error and latency."),
     ] = None
-    algorithm: Annotated[str, typer.Option(help="linas, nsga2, tpe or random.")] = "linas"
+    algorithm: Annotated[str, typer.Option(help="guided, linas, nsga2, tpe or random.")] = "guided"
     budget: Annotated[int, typer.Option(help="Networks that are evaluated at most.")] = 200
     examples: Annotated[int | None, typer.Option(help="Validation examples per evaluation; default all.")] = None
     target: Annotated[
         str | None, typer.Option(help="Fingerprint of the machine the networks are for, if it is not this one.")
     ] = None
     finalists: Annotated[int, typer.Option(help="Networks of the front that are timed as a whole.")] = 8
+    low_fidelity: Annotated[
+        float | None,
+        typer.Option(help="Share of the validation examples tried first; only those with a chance get the rest."),
+    ] = None
+    warm_start: Annotated[
+        list[str] | None, typer.Option(help="Study to start from, repeated; auto: all others of the same space.")
+    ] = None
+    explain: Annotated[bool, typer.Option("--explain", help="Say before every proposal what is trusted, and why.")] = (
+        False
+    )
 
-    def settings(self, limits: LimitOptions, run: RunOptions, study_name: str | None) -> SearchSettings:
-        """The search; ValueError for unknown names."""
+    def settings(
+        self, limits: LimitOptions, run: RunOptions, study_name: str | None, problem: str | None = None
+    ) -> SearchSettings:
+        """The search; ValueError for unknown names. A problem of one's own says itself what is searched for."""
         from nas.settings import SearchSettings
 
         return SearchSettings(
-            objectives=tuple(self.objective or ("error", "latency")),
+            objectives=tuple(self.objective or (() if problem else ("error", "latency"))),
+            problem=problem,
             limits=limits.limits(),
             algorithm=self.algorithm,
             budget=self.budget,
             seed=run.seed,
+            low_fidelity=self.low_fidelity,
+            warm_start=tuple(self.warm_start or ()),
             study_name=study_name or "study",
         )
 

@@ -8,6 +8,9 @@ spec per length by ``context.at(length)``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from kernels.op_spec import BYTES_PER_ELEMENT, Context, Kind, OpSpec
 
 
@@ -50,6 +53,15 @@ def linear(inputs: int, outputs: int, rows: int, context: Context) -> OpSpec:
     return _spec("linear", sizes, context, rows * inputs * outputs, elements)
 
 
+def custom(name: str, sizes: Mapping[str, int], context: Context, macs: int = 0, elements: int = 0) -> OpSpec:
+    """An operation of one's own, such as ``my-cnn.conv3x3``: name and sizes must say all that decides its latency.
+
+    `macs` are its multiply-accumulates, `elements` the numbers it reads and writes; they may be left at 0.
+    """
+    assert name, "an operation of one's own needs a name"
+    return replace(_spec("custom", dict(sizes), context, macs, elements), implementation=name)
+
+
 def model(tag: str, context: Context) -> OpSpec:
     """An end-to-end row: one forward pass of the whole network that `tag` identifies. Its cost is left at 0."""
     assert tag, "an end-to-end row needs the identity of its network"
@@ -63,7 +75,7 @@ def _tokens(context: Context) -> int:
 
 
 def _spec(kind: Kind, sizes: dict[str, int], context: Context, macs: int, elements: int) -> OpSpec:
-    assert min(sizes.values()) > 0, f"sizes of {kind} must be positive, got {sizes}"
+    assert all(size > 0 for size in sizes.values()), f"sizes of {kind} must be positive, got {sizes}"
     dims = tuple(sorted(sizes.items()))
     return OpSpec(
         kind=kind, dims=dims, context=context, flops=2 * macs, bytes=elements * BYTES_PER_ELEMENT[context.dtype]

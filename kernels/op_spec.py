@@ -10,8 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["linear", "attention", "feed_forward", "attention_block", "norm", "embedding", "moe", "blend", "model"]
-"""Operators; `attention_block` and `feed_forward` are residual blocks with norm, `model` is an end-to-end row."""
+Kind = Literal[
+    "linear", "attention", "feed_forward", "attention_block", "norm", "embedding", "moe", "blend", "custom", "model"
+]
+"""Operators; `attention_block` and `feed_forward` are residual blocks with norm, `model` is an end-to-end row.
+
+`custom` is whatever a search problem of one's own says it is, under the name that stands as its implementation.
+"""
 
 BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
@@ -56,7 +61,7 @@ class OpSpec:
         kind: what it computes.
         dims: sorted (name, size) pairs; which ones, see `dims_of`.
         context: batch, length, threads, dtype.
-        implementation: ``stock``, ``torch`` (our CPU path) or ``triton``.
+        implementation: ``stock``, ``torch`` (our CPU path) or ``triton``; for kind ``custom``, the operation's name.
         routing: quantised routing profile of a MoE layer, such as ``e6,mild``; empty otherwise.
         flops: floating-point operations of one call, multiply and add counted as two.
         bytes: weight and activation bytes one call touches.

@@ -33,17 +33,61 @@ _PATIENCE = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ColumnFit:
+    """How well one column that has to be predicted is predicted, by cross-validation on what was measured.
+
+    Attributes:
+        predictor: name of the regressor in use, or of several joined by ``+``.
+        relative_error: root mean squared error as a share of the column's standard deviation; 1 is as good as the mean.
+        rank_correlation: Kendall's tau between predicted and measured, in [-1, 1].
+        trusted: whether proposals follow the prediction rather than mostly explore.
+    """
+
+    predictor: str
+    relative_error: float
+    rank_correlation: float
+    trusted: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """What an algorithm knew and did when it made one proposal.
+
+    Attributes:
+        number: of the proposal, from 0.
+        measured: genotypes measured before it.
+        columns: key of a predicted column → how well it is predicted; columns known exactly are left out.
+        hypervolume: of the measured front within the limits, as a share of the box between `reference` and the best
+            measured value of every objective; 0 where nothing counts yet.
+        feasible_share: share of what was measured that keeps every limit and did not fail; 1 before the first row.
+        note: what the proposal consists of, in a few words.
+    """
+
+    number: int
+    measured: int
+    columns: Mapping[str, ColumnFit]
+    hypervolume: float
+    feasible_share: float
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AlgorithmSettings:
     """What every algorithm is told.
 
     Attributes:
         seed: of the algorithm's own random numbers.
-        batch: genotypes per proposal. The default is smaller than the 50 of the LINAS paper: at the budgets of a
-            laptop, learning more often is worth more than a larger batch.
+        batch: genotypes per proposal, at most. The default is smaller than the 50 of the LINAS paper: at the budgets of
+            a laptop, learning more often is worth more than a larger batch.
+        known: canonical genotype → full cost row known from elsewhere for the same space, NaN where a column is
+            unknown. It costs nothing and counts as measured nowhere. Algorithms may ignore it.
+        observe: called before every proposal by algorithms that can explain themselves; must not change anything.
     """
 
     seed: int = 0
     batch: int = 20
+    known: Mapping[Genotype, tuple[float, ...]] = field(default_factory=dict, hash=False)
+    observe: Callable[[Generation], None] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -61,6 +105,7 @@ class SearchProblem:
         limits: column → largest allowed cost.
         exact: costs known without running anything, ``[genotypes, columns]``; NaN in the other columns.
         exact_columns: per column, whether `exact` knows it.
+        noise: standard error of a measured cost per column, in its unit, where the evaluation knows it; empty if not.
     """
 
     space: SearchSpace
@@ -69,9 +114,11 @@ class SearchProblem:
     exact_columns: tuple[bool, ...]
     limited: tuple[Objective, ...] = ()
     limits: Mapping[int, float] = field(default_factory=dict)
+    noise: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         assert len(self.exact_columns) == len(self.columns), "exact_columns must cover every column"
+        assert len(self.noise) in (0, len(self.columns)), "noise is given for every column or for none"
         assert all(0 <= column < len(self.columns) for column in self.limits), "a limit names a column"
 
     @property

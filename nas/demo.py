@@ -25,7 +25,7 @@ from nas.stock import uniform_only
 from nas.tune_request import TuneRequest
 from nas.tuning import tune_supernet
 from nas.workspace import Workspace
-from studies.pareto import ParetoFront
+from studies.pareto import ParetoFront, ValueFilter
 from studies.records import Evaluation, Genotype
 from studies.store import StudyStore
 from supernets.checkpoint import load_classifier, load_exported, load_teacher_logits
@@ -77,13 +77,9 @@ def run_demo(folder: Path, settings: DemoSettings, say: Say, watch: Watch) -> De
     Raises:
         ValueError: the model's package is not installed, or the data cannot be fetched.
     """
-    model = str(_model_folder())
-    data = prepare_movie_reviews(folder / "data")
+    request = demo_request(folder, settings)
     start = time.monotonic()
     workspace = Workspace(folder)
-    task = TaskSettings(kind="text-classification", data=str(data))
-    tuning = TuneSettings(steps=settings.steps, seed=settings.seed)
-    request = TuneRequest(model=model, task=task, tuning=tuning)
     tune_supernet(request, workspace, lambda name, p: watch(name, p.step, p.steps))
     opened = open_supernet(workspace.supernet)
     baseline = _test_accuracy(load_classifier(str(workspace.teacher), opened.task.labels).model, opened.task)
@@ -102,6 +98,14 @@ def run_demo(folder: Path, settings: DemoSettings, say: Say, watch: Watch) -> De
         front=rows,
         exports=exports,
     )
+
+
+def demo_request(folder: Path, settings: DemoSettings) -> TuneRequest:
+    """What the demo tunes, with its data in place; ValueError if model or data are not to be had."""
+    model = str(_model_folder())
+    data = prepare_movie_reviews(folder / "data")
+    task = TaskSettings(kind="text-classification", data=str(data))
+    return TuneRequest(model=model, task=task, tuning=TuneSettings(steps=settings.steps, seed=settings.seed))
 
 
 def _model_folder() -> Path:
@@ -213,8 +217,8 @@ class _Job:
             within = [e for e in front.evaluations if _number(e, "latency") <= share * self.full_latency_ms]
             if within:
                 yield self._export(f"latency-{share}", min(within, key=lambda e: _number(e, "error")), "free")
-        searched = [e for e in self.store.evaluations(STUDY) if e.status == "done"]
-        stock = uniform_only(self.opened.supernet, searched)
+        measured = [e for e in self.store.evaluations(STUDY) if ValueFilter().latest(e, "error")]
+        stock = uniform_only(self.opened.supernet, measured)
         small = [e for e in stock if e.genotype != self.opened.supernet.space.largest]
         if small:
             yield self._export("uniform", min(small, key=lambda e: _number(e, "error")), "uniform")

@@ -53,17 +53,21 @@ class Evaluator:
             ResourceError: memory ran out, which says nothing about this sub-network.
         """
         canonical = self.space.canonical(genotype)
+        return Evaluation(genotype=canonical, values=tuple(self.value(column, canonical) for column in self.columns))
+
+    def value(self, column: BoundObjective, genotype: Genotype) -> Value:
+        """One value of a canonical genotype, stored or new; raises what calling raises."""
         try:
-            values = tuple(self._known(column, canonical) or column.evaluate(canonical) for column in self.columns)
+            return self.known(column, genotype) or column.evaluate(genotype)
         except EvaluationFailed:
             raise
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise ResourceError(f"out of memory while evaluating; use a smaller batch size ({error})") from error
             raise EvaluationFailed(str(error).partition("\n")[0]) from error
-        return Evaluation(genotype=canonical, values=values)
 
-    def _known(self, column: BoundObjective, genotype: Genotype) -> Value | None:
+    def known(self, column: BoundObjective, genotype: Genotype) -> Value | None:
+        """What any study has stored that is as good as evaluating a column again."""
         if self.store is None or column.reuse is None:
             return None
         found = self.store.lookup(

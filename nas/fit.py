@@ -14,6 +14,7 @@ from nas.measuring import OnMeasured
 from nas.objective import Bindings
 from nas.search import SearchProgress
 from nas.searching import OpenSupernet, SearchRequest, context_of, open_supernet, search_supernet
+from nas.starting import OnGeneration
 from nas.stock import uniform_front
 from nas.tune_request import TuneRequest
 from nas.tuning import OnTuned, Prepared, prepare, tune_supernet
@@ -52,6 +53,7 @@ class Listener:
     on_tuned: OnTuned | None = None
     on_measured: OnMeasured | None = None
     on_searched: Callable[[SearchProgress], None] | None = None
+    on_generation: OnGeneration | None = None
     on_recovered: Callable[[TuneProgress], None] | None = None
 
 
@@ -104,7 +106,12 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
         )
         opened = open_supernet(folder)
         front = search_supernet(
-            request.search, opened, store, on_measured=listener.on_measured, on_progress=listener.on_searched
+            request.search,
+            opened,
+            store,
+            on_measured=listener.on_measured,
+            on_progress=listener.on_searched,
+            on_generation=listener.on_generation,
         )
         exports = tuple(_exports(request, opened, front, store, workspace, listener))
     return FitResult(

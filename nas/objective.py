@@ -73,12 +73,14 @@ class BoundObjective:
         exact: whether `evaluate` needs no forward pass, so that algorithms may call it as often as they like.
         evaluate: the value of a canonical genotype; finite, and the same whenever it is called.
         reuse: which values of other studies may be taken over; None where computing is cheaper than looking up.
+        noise: upper bound of the standard error of a value; 0 where there is none, or none is known.
     """
 
     objective: Objective
     exact: bool
     evaluate: Callable[[Genotype], Value]
     reuse: Identity | None = None
+    noise: float = 0.0
 
 
 Build = Callable[[Mapping[str, str], Bindings], BoundObjective]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -17,11 +18,25 @@ from studies.pareto import signed
 from studies.records import Genotype, Objective, Study
 from supernets.space import SearchSpace
 
+Bind = Callable[[str], BoundObjective]
+"""Makes a column of an objective as the user wrote it; ValueError for an unknown one."""
+
 
 def build_problem(
     objectives: Sequence[str],
     limits: Mapping[str, float],
     bindings: Bindings,
+    store: ValueLookup | None = None,
+) -> tuple[SearchProblem, Evaluator]:
+    """Bind objectives and limits to a supernet; see `assemble`."""
+    return assemble(objectives, limits, bindings.supernet.space, partial(bind, bindings=bindings), store)
+
+
+def assemble(
+    objectives: Sequence[str],
+    limits: Mapping[str, float],
+    space: SearchSpace,
+    bind_one: Bind,
     store: ValueLookup | None = None,
 ) -> tuple[SearchProblem, Evaluator]:
     """Bind objectives and limits.
@@ -38,9 +53,8 @@ def build_problem(
     """
     if not objectives:
         raise ValueError("a search needs at least one objective, such as error")
-    searched = [bind(text, bindings) for text in objectives]
-    limited, limits_by_key = _bind_limits(searched, limits, bindings)
-    space = bindings.supernet.space
+    searched = [bind_one(text) for text in objectives]
+    limited, limits_by_key = _bind_limits(searched, limits, bind_one)
     columns = [_with_reference(bound, space.largest) for bound in (*searched, *limited)]
     keys = [bound.objective.key for bound in columns]
     if len(set(keys)) < len(keys):
@@ -52,9 +66,16 @@ def build_problem(
         limits={i: signed(columns[i].objective, limits_by_key[k]) for i, k in enumerate(keys) if k in limits_by_key},
         exact=ExactCosts(columns),
         exact_columns=tuple(bound.exact for bound in columns),
+        noise=tuple(bound.noise for bound in columns),
     )
     _check_limits(problem)
     return problem, Evaluator(tuple(columns), space, store)
+
+
+def full_evaluator(problem: SearchProblem, bindings: Bindings, store: ValueLookup | None = None) -> Evaluator:
+    """Evaluates the same columns with qualities on all of the split, however much of it the search looks at."""
+    whole = replace(bindings, examples=None)
+    return Evaluator(tuple(bind(column.key, whole) for column in problem.columns), problem.space, store)
 
 
 class ExactCosts:
@@ -88,17 +109,30 @@ def study_for(
     data_hash = bindings.task.data_hash(bindings.split)
     if bindings.examples is not None:
         data_hash += f":examples={bindings.examples},seed={bindings.seed}"
+    table_hash = "" if bindings.table is None else bindings.table.hash
+    return new_study(settings, problem, bindings.weights_hash, data_hash, table_hash, versions)
+
+
+def new_study(
+    settings: SearchSettings,
+    problem: SearchProblem,
+    weights_hash: str,
+    data_hash: str,
+    latency_table_hash: str,
+    versions: Mapping[str, str],
+) -> Study:
+    """The study of a search over weights, data and a latency table known by their hashes."""
     return Study(
         name=settings.study_name,
         space_fingerprint=problem.space.fingerprint,
-        supernet_hash=bindings.weights_hash,
+        supernet_hash=weights_hash,
         data_hash=data_hash,
         objectives=problem.objectives,
         algorithm=settings.algorithm_key,
         seed=settings.seed,
         budget=settings.budget,
         constraints=constraints(problem),
-        latency_table_hash="" if bindings.table is None else bindings.table.hash,
+        latency_table_hash=latency_table_hash,
         space=problem.space.to_json(),
         settings=settings.to_json(),
         versions=dict(versions),
@@ -106,7 +140,7 @@ def study_for(
 
 
 def _bind_limits(
-    searched: Sequence[BoundObjective], limits: Mapping[str, float], bindings: Bindings
+    searched: Sequence[BoundObjective], limits: Mapping[str, float], bind_one: Bind
 ) -> tuple[list[BoundObjective], dict[str, float]]:
     """What is only limited, and every limit by objective key."""
     limited: list[BoundObjective] = []
@@ -118,7 +152,7 @@ def _bind_limits(
         matching = [b.objective for b in searched if b.objective.name == name and not settings]
         matching = matching or [b.objective for b in searched if b.objective.key == _key(name, settings)]
         if not matching:
-            limited.append(bind(text, bindings))
+            limited.append(bind_one(text))
             matching = [limited[-1].objective]
         by_key.update({objective.key: limit for objective in matching})
     return limited, by_key

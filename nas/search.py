@@ -7,8 +7,8 @@ and from there on it proposes what it would have proposed without the interrupti
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -133,17 +133,16 @@ class _Session:
 
     def costs(self, proposal: Sequence[Genotype]) -> Costs:
         """Cost rows of answered genotypes; +inf where the evaluation failed."""
-        rows = [_cost_row(self._problem, self.answered[self._problem.space.canonical(g)]) for g in proposal]
+        rows = [cost_row(self._problem, self.answered[self._problem.space.canonical(g)]) for g in proposal]
         return np.array(rows, dtype=np.float64)
 
     def front(self) -> ParetoFront:
-        """The front of what was answered within the limits."""
-        evaluations = list(self.answered.values())
-        costs = np.array([_cost_row(self._problem, e) for e in evaluations]).reshape(-1, len(self._problem.columns))
+        """The front of what was answered within the limits, among the networks measured on the most data."""
+        evaluations, share = most_measured(self._problem, self.answered.values())
+        costs = np.array([cost_row(self._problem, e) for e in evaluations]).reshape(-1, len(self._problem.columns))
         feasible = np.flatnonzero(self._problem.violations(costs) == 0)
-        return ParetoFront.of(
-            self._problem.objectives, [evaluations[i] for i in feasible], ValueFilter(provenances=SEARCHED)
-        )
+        allowed = ValueFilter(provenances=SEARCHED, data_fraction=share)
+        return ParetoFront.of(self._problem.objectives, [evaluations[i] for i in feasible], allowed)
 
     def _answer_one(self, genotype: Genotype) -> None:
         known = self._known.get(genotype)
@@ -188,7 +187,31 @@ def _searched_value(evaluation: Evaluation, objective: str) -> Value:
     raise EvaluationFailed(f"there is no value for {objective}")
 
 
-def _cost_row(problem: SearchProblem, evaluation: Evaluation) -> list[float]:
+def compared_share(evaluations: Iterable[Evaluation]) -> float:
+    """The largest share of the data on which a search saw qualities; what was measured later does not count."""
+    first = (
+        next((v for v in e.values if v.data_hash and v.provenance in SEARCHED), None)
+        for e in evaluations
+        if e.status == "done"
+    )
+    return max((value.data_fraction for value in first if value is not None), default=1.0)
+
+
+def most_measured(problem: SearchProblem, evaluations: Iterable[Evaluation]) -> tuple[list[Evaluation], float]:
+    """The finished evaluations that the search saw on the largest share of the data, as it saw them; and that share."""
+    searched = [as_searched(problem, e) for e in evaluations if e.status == "done"]
+    shares = [min((v.data_fraction for v in e.values if v.data_hash), default=1.0) for e in searched]
+    largest = max(shares, default=1.0)
+    return [e for e, share in zip(searched, shares, strict=True) if share == largest], largest
+
+
+def as_searched(problem: SearchProblem, evaluation: Evaluation) -> Evaluation:
+    """A finished evaluation with the values that the search compared, and no later ones."""
+    return replace(evaluation, values=tuple(_searched_value(evaluation, column.key) for column in problem.columns))
+
+
+def cost_row(problem: SearchProblem, evaluation: Evaluation) -> list[float]:
+    """Costs of one evaluation per column of the problem; +inf where it failed."""
     if evaluation.status == "failed":
         return [math.inf] * len(problem.columns)
     return [signed(column, _searched_value(evaluation, column.key).number) for column in problem.columns]

@@ -10,25 +10,28 @@ from typing import Any
 from kernels.device import DeviceBackend, load_backend
 from kernels.op_spec import Context
 from kernels.timing import TimingSettings
-from nas.algorithm import load_algorithm
-from nas.finalists import FINALISTS, remeasure
+from nas.evaluator import Evaluator
+from nas.fidelity import Racing, complete
+from nas.finalists import FINALISTS, choose_finalists, remeasure
+from nas.forecasting import forecast
 from nas.measuring import OnMeasured, latency_table, stored_table
 from nas.objective import Bindings, context_from, parse_objective
-from nas.problem import build_problem, study_for
+from nas.problem import build_problem, full_evaluator, study_for
 from nas.search import SearchProgress, run
 from nas.settings import SearchSettings
+from nas.starting import OnGeneration, begin
 from nas.stock import uniform_front
 from nas.teaching import with_answers
 from nas.tuning import LENGTH_QUANTILES, open_task
 from predictors.latency_table import LatencyTable
 from predictors.measure import measured_versions
 from studies.pareto import ParetoFront
-from studies.records import MEASURED, Study
+from studies.records import MEASURED, Evaluation, Study
 from studies.store import StudyStore
 from supernets.checkpoint import load_supernet
 from supernets.evaluation import Precision, resolve_precision
 from supernets.supernet import Supernet
-from supernets.task import TRAIN, Task, TaskSettings
+from supernets.task import TRAIN, VALIDATION, Task, TaskSettings
 
 LATENCY_TABLE_NOTE = "latency_table"
 
@@ -61,6 +64,10 @@ class SearchRequest:
     finalists: int = FINALISTS
     timing: TimingSettings | None = None
     record: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.evaluation_examples is not None and self.search.low_fidelity is not None:
+            raise ValueError("a search measures on a number of examples, or on a share first and then on all: give one")
 
     def context(self, quantiles: tuple[int, ...]) -> Context:
         """The latency context, with the user's lengths where none are asked for."""
@@ -102,8 +109,9 @@ def search_supernet(
     *,
     on_measured: OnMeasured | None = None,
     on_progress: Callable[[SearchProgress], None] | None = None,
+    on_generation: OnGeneration | None = None,
 ) -> ParetoFront:
-    """Search (or go on searching) a supernet, then measure the finalists end to end.
+    """Search (or go on searching) a supernet, then measure the finalists end to end and on all of the data.
 
     The latency table is frozen into the study when it is created; a resumed search reads that one.
 
@@ -113,49 +121,119 @@ def search_supernet(
     """
     backend = load_backend(request.device)
     opened.supernet.model.to(request.device)
-    settings = request.search
     bindings = Bindings(
         supernet=opened.supernet,
         task=opened.task,
         context=context_of(request, opened.task),
         table=_table(request, opened, store, backend, on_measured),
-        examples=request.evaluation_examples,
+        examples=_examples(request, opened.task),
         device=request.device,
         precision=resolve_precision(request.precision, request.device),
-        seed=settings.seed,
+        seed=request.search.seed,
     )
-    problem, evaluate = build_problem(settings.objectives, settings.limits, bindings, store)
-    study = _enter(request, study_for(settings, problem, bindings, measured_versions()), bindings, opened, store)
-    algorithm = load_algorithm(settings.algorithm)(problem, settings.algorithm_settings)
-    front = run(problem, algorithm, evaluate, store, study, on_progress=on_progress)
-    if bindings.table is None or not len(front):
+    problem, evaluate = build_problem(request.search.objectives, request.search.limits, bindings, store)
+    full = full_evaluator(problem, bindings, store)
+    study = study_for(request.search, problem, bindings, measured_versions())
+    study = replace(study, settings={**request.record, **study.settings})
+    study, algorithm = begin(request.search, problem, full, study, store, on_generation)
+    _remember(study, bindings, opened, store)
+    if request.search.low_fidelity is None:
+        front = run(problem, algorithm, evaluate, store, study, on_progress=on_progress)
+    else:
+        racing, evaluate = Racing(problem, evaluate, full), full
+        front = run(problem, algorithm, racing, store, study, on_progress=_both(racing.learn, on_progress))
+    if not len(front):
         return front
-    if bindings.table.device != backend.detect().fingerprint:
-        return store.front(study.name, provenances=MEASURED | {"predicted"})
-    stock = uniform_front(front, store.evaluations(study.name), opened.supernet)
-    for part, count in ((front, request.finalists), (stock, min(request.finalists, UNIFORM_FINALISTS))):
-        if len(part):
+    forecast(problem, full, store, study.name, request.search.seed)
+    return _Finals(request, opened, bindings, evaluate, full, store, study, backend, on_measured).front(front)
+
+
+@dataclass(frozen=True, slots=True)
+class _Finals:
+    """What follows a search: its best are measured as whole networks, and on all of the data.
+
+    Attributes:
+        evaluator: measures qualities on as much of the data as the search compares.
+        full: measures them on all of it.
+    """
+
+    request: SearchRequest
+    opened: OpenSupernet
+    bindings: Bindings
+    evaluator: Evaluator
+    full: Evaluator
+    store: StudyStore
+    study: Study
+    backend: DeviceBackend
+    on_measured: OnMeasured | None
+
+    def front(self, searched: ParetoFront) -> ParetoFront:
+        """The front after the finals of what the search compared."""
+        name, table = self.study.name, self.bindings.table
+        stock = uniform_front(searched, self.store.evaluations(name), self.opened.supernet)
+        parts = [(searched, self.request.finalists), (stock, min(self.request.finalists, UNIFORM_FINALISTS))]
+        parts = [(part, count) for part, count in parts if len(part)]
+        is_sample = self.bindings.examples is not None
+        is_here = table is not None and table.device == self._here
+        if is_here:
+            self._remeasure(parts)
+        if is_sample:
+            self._complete(parts)
+        if table is None and not is_sample:
+            return searched
+        is_elsewhere = table is not None and not is_here
+        return self.store.front(name, provenances=MEASURED | {"predicted"} if is_elsewhere else MEASURED)
+
+    @property
+    def _here(self) -> str:
+        return self.backend.detect().fingerprint
+
+    def _remeasure(self, parts: list[tuple[ParetoFront, int]]) -> None:
+        """Latencies of the finalists and of the full network, as whole networks."""
+        for part, count in parts:
             remeasure(
                 part,
-                bindings,
-                evaluate,
-                store,
-                study.name,
-                backend,
+                self.bindings,
+                self.evaluator,
+                self.store,
+                self.study.name,
+                self.backend,
                 count=count,
-                settings=request.timing,
-                on_progress=on_measured,
+                settings=self.request.timing,
+                on_progress=self.on_measured,
             )
-    return store.front(study.name)
+
+    def _complete(self, parts: list[tuple[ParetoFront, int]]) -> None:
+        """Qualities of the finalists and of the full network on all of the data."""
+        chosen = {e.genotype for part, count in parts for e in choose_finalists(part, count)}
+        chosen.add(self.bindings.supernet.space.largest)
+        stored = [e for e in self.store.evaluations(self.study.name) if e.genotype in chosen and e.status == "done"]
+        complete(stored, self.full, self.store, self.study.name, self.on_measured)
 
 
-def _enter(request: SearchRequest, study: Study, bindings: Bindings, opened: OpenSupernet, store: StudyStore) -> Study:
-    """Create or resume the study, with its latency table and everything that was asked for."""
-    study = store.create_or_resume(replace(study, settings={**request.record, **study.settings}))
+def _examples(request: SearchRequest, task: Task) -> int | None:
+    """Validation examples per evaluation, the first one where there are two; None for all."""
+    if request.search.low_fidelity is None:
+        return request.evaluation_examples
+    return max(1, round(request.search.low_fidelity * task.size(VALIDATION)))
+
+
+def _both(
+    learn: Callable[[Evaluation], None], on_progress: Callable[[SearchProgress], None] | None
+) -> Callable[[SearchProgress], None]:
+    def told(progress: SearchProgress) -> None:
+        learn(progress.latest)
+        if on_progress:
+            on_progress(progress)
+
+    return told
+
+
+def _remember(study: Study, bindings: Bindings, opened: OpenSupernet, store: StudyStore) -> None:
+    """Keep what a later call needs: the latency table, and where the supernet lies."""
     if bindings.table is not None:
         store.note(study.name, LATENCY_TABLE_NOTE, bindings.table.to_json())
     store.put_checkpoint(study.supernet_hash, str(opened.folder.resolve()))
-    return study
 
 
 def _table(
@@ -166,7 +244,7 @@ def _table(
     on_measured: OnMeasured | None,
 ) -> LatencyTable | None:
     """The table frozen into the study, or that of the target machine; None where no latency is asked for."""
-    frozen = _frozen_table(store, request.search.study_name)
+    frozen = frozen_table(store, request.search.study_name)
     contexts = latency_contexts(request.search, context_of(request, opened.task))
     if frozen is not None or not contexts:
         return frozen
@@ -175,7 +253,8 @@ def _table(
     return latency_table(opened.supernet, contexts, store, backend, settings=request.timing, on_progress=on_measured)
 
 
-def _frozen_table(store: StudyStore, study_name: str) -> LatencyTable | None:
+def frozen_table(store: StudyStore, study_name: str) -> LatencyTable | None:
+    """The latency table a study was started with, if there is such a study and it has one."""
     if study_name not in {study.name for study in store.studies()}:
         return None
     content = store.notes(study_name).get(LATENCY_TABLE_NOTE)

@@ -131,10 +131,13 @@ class ValueFilter:
     Attributes:
         provenances: how the number may have come to be; measured ones unless said otherwise.
         device: fingerprint; values that depend on no device always pass. None lets every device pass.
+        data_fraction: share of the split a quality was measured on, all of it unless said otherwise: qualities of
+            different shares are never compared. None lets every share pass. Values that depend on no data always pass.
     """
 
     provenances: frozenset[Provenance] = MEASURED
     device: str | None = None
+    data_fraction: float | None = 1.0
 
     def latest(self, evaluation: Evaluation, objective: str) -> Value | None:
         """The last value of an objective key that passes, or None."""
@@ -142,7 +145,11 @@ class ValueFilter:
 
     def passes(self, value: Value) -> bool:
         """Whether a value may be used."""
-        return value.provenance in self.provenances and (self.device is None or value.device in ("", self.device))
+        return (
+            value.provenance in self.provenances
+            and (self.device is None or value.device in ("", self.device))
+            and (self.data_fraction is None or not value.data_hash or value.data_fraction == self.data_fraction)
+        )
 
 
 def cost_row(

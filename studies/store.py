@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, case, delete, select, update
+from sqlalchemy import Connection, case, delete, or_, select, update
 
 from studies.device_book import DeviceBook
 from studies.pareto import Costs, ParetoFront, ValueFilter, non_dominated, signed
@@ -194,13 +194,15 @@ class StudyStore(DeviceBook, StudyBook):
         objectives: Sequence[Objective] | None = None,
         device: str | None = None,
         provenances: frozenset[Provenance] = MEASURED,
+        data_fraction: float = 1.0,
     ) -> ParetoFront:
         """The front of a study's finished evaluations (default objectives: the study's own).
 
-        Only two columns are read for each objective; whole evaluations are built for the front alone.
+        Qualities count that were measured on exactly this share of the data. Only two columns are read for each
+        objective; whole evaluations are built for the front alone.
         """
         chosen = tuple(self.study(study_name).objectives if objectives is None else objectives)
-        allowed = ValueFilter(provenances=provenances, device=device)
+        allowed = ValueFilter(provenances=provenances, device=device, data_fraction=data_fraction)
         with self.reading() as connection:
             study = find_study(connection, study_name)
             keys_N, costs_NM = _cost_matrix(connection, study, chosen, allowed)
@@ -251,6 +253,9 @@ def _cost_matrix(
     )
     if allowed.device is not None:
         query = query.where(ObjectiveValueRow.device.in_(["", allowed.device]))
+    if allowed.data_fraction is not None:
+        is_comparable = ObjectiveValueRow.data_fraction == allowed.data_fraction
+        query = query.where(or_(is_comparable, ObjectiveValueRow.data_hash == ""))
     cursor = connection.execute(query).cursor
     assert cursor is not None, "a SELECT has rows"
     values_V3 = np.array(cursor.fetchall(), dtype=np.float64).reshape(-1, 3)  # plain tuples: several times faster

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -198,6 +199,30 @@ def test_shown_python_runs(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert blocks
     for number, block in enumerate(blocks, 1):
         exec(compile(block, f"{name}, block {number}", "exec", dont_inherit=True), {"__name__": "shown", **inputs})
+
+
+def test_the_shown_problem_is_searched_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twice: the second time everything is known."""
+    (code,) = snippets("docs/any-supernet.md")
+    (tmp_path / "digits.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arguments = ["--problem", "digits:Digits", "--budget", "24", "--rounds", "2", "--finalists", "2", "--explain"]
+    shown = []
+    for _ in range(2):
+        assert run(["search", *arguments]) == 0
+        assert "generation 0: 0 measured" in capsys.readouterr().err
+        assert run(["front", "-f", "json"]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    rows = json.loads(shown[0])
+    assert {row["latency provenance"] for row in rows} == {"extracted"}
+    assert {row["parameters provenance"] for row in rows} == {"computed"}
+    assert min(row["error"] for row in rows) < 0.5, "it has learnt something"
+    assert run(["export", "--output", "x"]) == ExitCode.BAD_INPUT
+    assert "searched the problem digits:Digits, which only its own code can export" in capsys.readouterr().err
 
 
 def test_the_shown_algorithm_keeps_its_contract(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import torch
 from nas.objective import Bindings, BoundObjective, EvaluationFailed, Identity, no_settings
 from studies.records import Genotype, Objective, Value
 from supernets.evaluation import predict_logits
+from supernets.task import Task
 
 
 def build(settings: Mapping[str, str], bindings: Bindings) -> BoundObjective:
@@ -54,8 +55,18 @@ def build(settings: Mapping[str, str], bindings: Bindings) -> BoundObjective:
             seed=bindings.seed,
         )
 
-    reuse = identity if indices is None else None
-    return BoundObjective(objective=objective, exact=False, evaluate=evaluate, reuse=reuse)
+    return BoundObjective(
+        objective=objective,
+        exact=False,
+        evaluate=evaluate,
+        reuse=identity if indices is None else None,
+        noise=_noise(task, task.size(split) if indices is None else len(indices)),
+    )
+
+
+def _noise(task: Task, examples: int) -> float:
+    """The standard error of a share of so many examples is largest at one half; of other metrics it is not known."""
+    return math.sqrt(0.25 / examples) if task.settings.metric == "accuracy" else 0.0
 
 
 def _sample(size: int, examples: int | None, seed: int) -> list[int] | None:

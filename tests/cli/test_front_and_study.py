@@ -119,11 +119,41 @@ def test_costs_of_one_device(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["front", "--measured-on", "cpu-2"]) == ExitCode.BAD_INPUT
 
 
-@pytest.mark.usefixtures("storage")
-def test_predicted_values_stand_only_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+def test_predicted_values_stand_apart_and_only_on_request(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    measured = json.loads(output(capsys, "front", "-f", "json", "--sort", LATENCY.key))
+    with StudyStore.open(storage) as store:
+        real = [(ERROR.key, 0.01), (LATENCY.key, 0.1)]  # of an evaluated network: predictions of it are not shown
+        guesses = {(0, 1): real, (1, 1): [(ERROR.key, 0.1)]}
+        store.delete(STUDY.name)
+        store.create_or_resume(STUDY)
+        store.append(STUDY.name, [evaluation(genotype) for genotype in POINTS])
+        for name, training, numbers in (("ridge", "old", guesses), ("svr", "new", better_guesses())):
+            values = [
+                (genotype, Value(objective=key, number=number, provenance="predicted", spread=0.02))
+                for genotype, given in numbers.items()
+                for key, number in given
+            ]
+            store.add_predictions(STUDY.name, name, values, training_hash=training, error={"tau": 0.8})
     rows = json.loads(output(capsys, "front", "-f", "json", "--predicted", "--sort", LATENCY.key))
-    assert latencies(rows) == [2.0, 3.0, 9.0]
-    assert rows[1][f"{LATENCY.key} provenance"] == "predicted"
+    standings = {
+        standing: [row for row in rows if row["standing"] == standing] for row in rows if (standing := row["standing"])
+    }
+    assert [{k: v for k, v in row.items() if k != "standing"} for row in standings["measured"]] == measured
+    assert latencies(standings["compared by the search"]) == [3.0]
+    assert {row[f"{LATENCY.key} provenance"] for row in standings["compared by the search"]} == {"predicted"}
+    (unseen,) = standings["never evaluated"]
+    assert (unseen["number"], unseen["error"], unseen["error spread"], unseen["genotype"]) == (None, 0.2, 0.02, "1-1")
+    table = output(capsys, "front", "--predicted").splitlines()
+    assert [line for line in table if line[0].isalpha() and line.endswith(":")] == [
+        "measured:",
+        "compared by the search:",
+        "never evaluated:",
+    ]
+
+
+def better_guesses() -> dict[tuple[int, ...], list[tuple[str, float]]]:
+    """Of the latest predictor, which alone is heard."""
+    return {(1, 1): [(ERROR.key, 0.2), (LATENCY.key, 2.5)]}
 
 
 @pytest.mark.usefixtures("storage")

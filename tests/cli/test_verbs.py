@@ -76,7 +76,7 @@ def test_fit_tunes_searches_and_exports(
 
 def test_tune_prints_where_the_supernet_is(fitted: ToyJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["tune", fitted.model, "--data", fitted.data, *SMALL, "--gamma", "0", "--sampling", "sandwich"]
-    printed = output(capsys, *arguments, "--time-budget", "1s", "--output", tmp_path / "work")
+    printed = output(capsys, *arguments, "--time-budget", "5s", "--output", tmp_path / "work")
     assert Path(printed.strip()) == tmp_path / "work" / "supernet"
     assert not (tmp_path / "work" / "teacher").exists(), "it teaches itself"
 
@@ -110,6 +110,25 @@ def test_search_then_export_then_eval(
     (judged,) = rows(capsys, "eval", tmp_path / "best", "--data", fitted.data, *QUICK)
     assert 0 <= judged["accuracy"] <= 1
     assert judged["latency [ms]"] > 0
+
+
+def test_a_search_explains_itself_and_starts_from_another(
+    fitted: ToyJob, storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["search", fitted.workspace.supernet, "--budget", "6", "--explain", "--storage", storage, *QUICK]
+    assert run([str(a) for a in (*arguments, "--algorithm", "random", "--study-name", "silent")]) == ExitCode.OK
+    assert "does not say what it trusts" in capsys.readouterr().err
+    warm = ("--algorithm", "guided", "--study-name", "warm", "--warm-start", "silent", "--low-fidelity", "0.5")
+    assert run([str(a) for a in (*arguments, *warm)]) == ExitCode.OK
+    explained = capsys.readouterr().err
+    assert "generation 0: 0 measured" in explained
+    assert "does not say" not in explained
+    with StudyStore.open(storage) as store:
+        study = store.study("warm")
+        assert "known=" in study.algorithm
+        assert study.settings["low_fidelity"] == 0.5
+        fractions = [v.data_fraction for e in store.front("warm").evaluations for v in e.values if v.data_hash]
+    assert set(fractions) == {1.0}
 
 
 def test_check(fitted: ToyJob, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,7 +278,7 @@ def test_bad_input_to_tune(case: str, fitted: ToyJob, tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--algorithm", "magic"], ExitCode.BAD_INPUT, "unknown algorithm 'magic'; known are linas"),
+        (["--algorithm", "magic"], ExitCode.BAD_INPUT, "unknown algorithm 'magic'; known are guided"),
         (["--objective", "beauty"], ExitCode.BAD_INPUT, "unknown objective 'beauty'; known are error"),
         (["--objective", "latency:batch=x"], ExitCode.BAD_INPUT, "batch, sequence and threads of latency are whole"),
         (["--budget", "0"], ExitCode.BAD_INPUT, "a budget is at least 1 evaluation, got 0"),
@@ -269,6 +288,10 @@ def test_bad_input_to_tune(case: str, fitted: ToyJob, tmp_path: Path, capsys: py
         (["--study-name", "study", "--seed", "3"], ExitCode.BAD_INPUT, "study 'study' was made with"),
         (["--data", "elsewhere.tsv"], ExitCode.BAD_INPUT, "elsewhere.tsv does not exist"),
         (["--target", "cpu-other"], ExitCode.BAD_INPUT, "were not measured on cpu-other"),
+        (["--problem", "no.such:Thing"], ExitCode.BAD_INPUT, "name what is searched: the folder of a supernet, or"),
+        (["--low-fidelity", "2"], ExitCode.BAD_INPUT, "a share of the data between 0 and 1, got 2"),
+        (["--low-fidelity", "0.5", "--examples", "3"], ExitCode.BAD_INPUT, "give one"),
+        (["--warm-start", "nowhere"], ExitCode.BAD_INPUT, "no study named 'nowhere'"),
     ],
 )
 def test_bad_input_to_search(

@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from kernels.op_cost import attention_block, embedding, feed_forward, linear, model
+from kernels.op_cost import attention_block, custom, embedding, feed_forward, linear, model
 from kernels.op_spec import Context, OpSpec
 from kernels.reference import build_input, build_module
 
@@ -50,6 +50,15 @@ def test_keys_name_every_size_in_a_fixed_order() -> None:
     assert embedding(32, 99, CONTEXT).key == "embedding[hidden=32,vocab=99]@b3,s7,t1,float32#stock"
     assert linear(32, 3, 5, CONTEXT).key == "linear[in=32,out=3,rows=5]@b3,s7,t1,float32#stock"
     assert model("abc", CONTEXT).key == "model[]@b3,s7,t1,float32#stock#abc"
+
+
+def test_an_operation_of_ones_own_is_known_by_its_name_and_sizes() -> None:
+    spec = custom("net.conv", {"out": 8, "in": 3}, CONTEXT, macs=5, elements=7)
+    assert spec.key == "custom[in=3,out=8]@b3,s7,t1,float32#net.conv"
+    assert (spec.flops, spec.bytes) == (10, 28)
+    assert custom("net.ends", {}, CONTEXT).key == "custom[]@b3,s7,t1,float32#net.ends"
+    with pytest.raises(ValueError, match="no reference operation of kind 'custom'"):
+        build_module(spec)
 
 
 def test_several_lengths_need_a_spec_each() -> None:

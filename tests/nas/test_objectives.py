@@ -68,6 +68,15 @@ def test_error_on_a_sample_says_so_and_is_not_reused() -> None:
         bind("error", tiny_bindings(examples=0))
 
 
+def test_an_error_says_how_noisy_it_can_be() -> None:
+    whole, sample = (bind("error", tiny_bindings(examples=examples)) for examples in (None, 8))
+    assert (whole.noise, sample.noise) == pytest.approx((0.5 / 32**0.5, 0.5 / 8**0.5))
+    spread = sample.evaluate(tiny_bindings().supernet.space.middle).spread
+    assert spread is not None
+    assert 0 <= spread <= sample.noise
+    assert bind("macs", tiny_bindings()).noise == 0.0
+
+
 def test_outputs_that_are_not_finite_are_a_failure() -> None:
     bindings = tiny_bindings()
     torch.nn.init.constant_(next(bindings.supernet.model.parameters()), float("nan"))

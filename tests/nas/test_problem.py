@@ -77,7 +77,7 @@ def test_a_study_states_everything_a_resumed_search_must_agree_on(tmp_path: Path
         problem, _ = build_problem(settings.objectives, settings.limits, bindings)
         studies.append(study_for(settings, problem, bindings, {"torch": "2"}))
     assert studies[0] == studies[1]
-    assert (studies[0].algorithm, studies[0].constraints) == ("linas:batch=4", {"latency": 5.0})
+    assert (studies[0].algorithm, studies[0].constraints) == ("guided:batch=4", {"latency": 5.0})
     with StudyStore.open(f"sqlite:///{tmp_path}/s.db") as store:
         stored = store.create_or_resume(studies[0])
         assert stored.objectives == studies[0].objectives

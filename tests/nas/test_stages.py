@@ -13,6 +13,7 @@ from nas.checking import check
 from nas.export import Selection, select, within_limits
 from nas.fit import Listener, fit
 from nas.judging import JudgeRequest, judge
+from nas.search import compared_share
 from nas.searching import open_supernet, search_supernet
 from nas.tune_request import Duration
 from nas.tuning import prepare, tune_supernet
@@ -139,6 +140,32 @@ def test_a_search_stopped_in_the_middle_proposes_what_it_would_have(fitted: ToyJ
         search_supernet(request, opened, store, on_measured=None)
         trace = [evaluation.genotype for evaluation in store.evaluations("study")]
     assert trace == [evaluation.genotype for evaluation in evaluations(fitted.workspace)]
+
+
+@pytest.mark.parametrize("objectives", [("error", "latency"), ("error", "macs")])
+def test_the_best_on_a_sample_are_judged_on_all_examples(
+    fitted: ToyJob, tmp_path: Path, objectives: tuple[str, ...]
+) -> None:
+    opened = open_supernet(fitted.workspace.supernet)
+    asked = fitted.fit_request(algorithm="random", objectives=objectives).search
+    request = replace(asked, evaluation_examples=5, finalists=2)
+    share = 5 / opened.task.size("validation")
+    with StudyStore.open(fitted.workspace.storage) as whole, StudyStore.open(f"sqlite:///{tmp_path / 'n.db'}") as store:
+        for device in whole.devices():
+            store.put_measurements(whole.measurements(device))
+        fronts = [search_supernet(request, opened, store) for _ in range(2)]
+        grown = search_supernet(replace(request, search=replace(request.search, budget=14)), opened, store)
+        evaluations = store.evaluations("study")
+        predictions = store.predictions("study")
+    assert fronts[0] == fronts[1]
+    for front in (*fronts, grown):
+        assert len(front) >= 1
+        assert {front.value(e, front.objectives[0]).data_fraction for e in front.evaluations} == {1.0}
+    qualities = [[v.data_fraction for v in e.values if v.objective == "error"] for e in evaluations]
+    assert all(fractions in ([share], [share, 1.0]) for fractions in qualities)
+    assert 2 <= qualities.count([share, 1.0]) <= len(qualities) - 2, "finalists, and the full network"
+    assert compared_share(evaluations) == share
+    assert {one.value.provenance for one in predictions} == {"predicted"}
 
 
 def test_a_job_for_another_machine_waits_for_it(fitted: ToyJob, tmp_path: Path) -> None:

@@ -1,0 +1,126 @@
+"""What other studies of the same space already know, handed to a new search and frozen into its study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from nas.algorithm import SearchProblem
+from nas.objective import BoundObjective
+from nas.search import SEARCHED
+from studies.pareto import signed
+from studies.records import Evaluation, Genotype, Study, content_hash
+from studies.store import StudyStore
+
+AUTO = "auto"
+"""Stands for every other study of the same space in the store."""
+
+WARM_START_NOTE = "warm_start"
+
+Rows = dict[Genotype, tuple[float, ...]]
+"""Genotype → one cost per column, NaN where it is not known."""
+
+
+def known_rows(
+    sources: Sequence[str],
+    problem: SearchProblem,
+    columns: Sequence[BoundObjective],
+    store: StudyStore,
+    study_name: str,
+) -> Rows:
+    """Cost rows of networks that other studies measured, in order of study and number.
+
+    Qualities of the same weights on the same data hold here too, on whatever device and for whatever other objectives
+    they were measured; costs are those of this problem. Of a study of other weights or data the numbers say nothing,
+    but where its front lies does: those networks come with unknown qualities, as ones worth asking for first.
+
+    Args:
+        sources: study names, or `AUTO`.
+        columns: the problem's columns, as evaluated on all of the data.
+
+    Raises:
+        ValueError: an unknown study, the study itself, or one of another space.
+    """
+    rows: Rows = {}
+    for study in _chosen(sources, problem, store, study_name):
+        done = [e for e in store.evaluations(study.name) if e.status == "done"]
+        qualities = {e.genotype: _qualities(e, columns) for e in done}
+        if all(None in found for found in qualities.values()):
+            worth_asking = [e.genotype for e in store.front(study.name, provenances=SEARCHED).evaluations]
+        else:
+            worth_asking = [genotype for genotype, found in qualities.items() if None not in found]
+        for genotype in worth_asking:
+            exact = problem.exact([genotype])[0]
+            found = (math.nan if number is None else number for number in qualities[genotype])
+            row = tuple(
+                float(cost) if is_exact else next(found)
+                for cost, is_exact in zip(exact, problem.exact_columns, strict=True)
+            )
+            if genotype not in rows or any(map(math.isnan, rows[genotype])):
+                rows[genotype] = row
+    return rows
+
+
+def frozen_rows(study_name: str, store: StudyStore) -> Rows | None:
+    """The rows a study was started with; None if there is no such study, or it had none."""
+    if study_name not in {study.name for study in store.studies()}:
+        return None
+    content = store.notes(study_name).get(WARM_START_NOTE)
+    return None if content is None else _from_json(content)
+
+
+def freeze_rows(rows: Rows, study_name: str, store: StudyStore) -> None:
+    """Keep the rows with the study: a resumed search must see the same ones, whatever the sources have learnt since."""
+    store.note(study_name, WARM_START_NOTE, _to_json(rows))
+
+
+def rows_hash(rows: Rows) -> str:
+    """Identity of rows; part of what a study may not change."""
+    return content_hash(_to_json(rows))
+
+
+def _chosen(sources: Sequence[str], problem: SearchProblem, store: StudyStore, study_name: str) -> list[Study]:
+    fingerprint = problem.space.fingerprint
+    others = {study.name: study for study in store.studies() if study.name != study_name}
+    chosen: dict[str, Study] = {}
+    for source in sources:
+        if source == AUTO:
+            chosen |= {name: study for name, study in others.items() if study.space_fingerprint == fingerprint}
+            continue
+        if source == study_name:
+            raise ValueError(f"study {source!r} cannot warm-start itself; name another one")
+        study = others.get(source) or store.study(source)
+        if study.space_fingerprint != fingerprint:
+            raise ValueError(
+                f"study {source!r} searched another space ({study.space_fingerprint}, not {fingerprint}); "
+                "a warm start needs the same choices in the same order of layers"
+            )
+        chosen[source] = study
+    return list(chosen.values())
+
+
+def _qualities(evaluation: Evaluation, columns: Sequence[BoundObjective]) -> list[float | None]:
+    """Costs of the columns that need a measurement, None where nothing stored is as good as one."""
+    return [_stored(evaluation, column) for column in columns if not column.exact]
+
+
+def _stored(evaluation: Evaluation, column: BoundObjective) -> float | None:
+    wanted = column.reuse
+    for value in reversed(evaluation.values):
+        if (
+            wanted is not None
+            and (value.objective, value.provenance) == (column.objective.key, "supernet")
+            and (value.weights_hash, value.data_hash, value.context)
+            == (wanted.weights_hash, wanted.data_hash, wanted.context)
+            and value.data_fraction == 1.0
+        ):
+            return signed(column.objective, value.number)
+    return None
+
+
+def _to_json(rows: Mapping[Genotype, tuple[float, ...]]) -> list[list[object]]:
+    return [[list(genotype), [None if math.isnan(cost) else cost for cost in row]] for genotype, row in rows.items()]
+
+
+def _from_json(content: list[tuple[list[int], list[float | None]]]) -> Rows:
+    return {tuple(genotype): tuple(math.nan if cost is None else cost for cost in row) for genotype, row in content}
