@@ -5,7 +5,7 @@ from __future__ import annotations
 from nas.algorithm import AlgorithmSettings, Search, SearchProblem
 from tests.benchmarks.race.opponents._linas import linas, published_mutation
 
-MAX_BUDGET = 400
+MAX_BUDGET = 250
 
 
 def search(problem: SearchProblem, settings: AlgorithmSettings) -> Search:

@@ -35,7 +35,9 @@ from tests.benchmarks.race.opponents._pool import candidates, one_hot, training_
 from tests.benchmarks.race.opponents.local_search import neighbours
 from tests.benchmarks.race.tables import nominal_genes
 
-MAX_BUDGET = 150
+MAX_BUDGET, MAX_OBJECTIVES = 100, 2
+"""A third of a second per evaluation at 100, and more with three objectives."""
+
 _START, _BATCH, _RANDOM, _POOL, _SAMPLES = 20, 5, 400, 500, 64
 
 
