@@ -135,6 +135,12 @@ class TestTables:
         with pytest.raises(ValueError, match=message):
             read_table(tmp_path / "bad.npz")
 
+    @pytest.mark.parametrize("name", ["table.npz", "table.json"])
+    def test_a_damaged_file_is_said_to_be_one(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).write_bytes(bytes(range(200)))
+        with pytest.raises(ValueError, match=r"is no NumPy archive|is not NAS-Bench-Macro"):
+            open_table("any", tmp_path / name)
+
     def test_missing_rows_fail_and_cost_the_worst(self) -> None:
         table = tiny_table(missing_rows=3)
         problem = TableProblem(table, ["error", "latency"])

@@ -50,8 +50,13 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Run what is missing, check a sample, print."""
     options = arguments()
+    if wrong := [each for each in options.files if "=" not in each]:
+        raise SystemExit(f"error: a table's file is given as NAME=FILE, got {wrong[0]!r}")
     files = dict(each.split("=", 1) for each in options.files) | {Path(f).stem: f for f in options.table}
-    found, skipped = tasks(files)
+    try:
+        found, skipped = tasks(files)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     for name in sorted(set(NEEDS) - set(algorithms())):
         skipped.append(f"opponent {name} is skipped: it needs {NEEDS[name]} (install the extra `bench`)")
     for line in skipped:

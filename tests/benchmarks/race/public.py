@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from studies.records import Genotype, Objective
-from tests.benchmarks.race.tables import Column, Table, TableSpace, plain_space, read_table
+from tests.benchmarks.race.tables import Column, Table, TableSpace, plain_space, read_archive, read_table
 
 GRAPH = ("computers", "arxiv", "proteins")
 """Data sets of NAS-Bench-Graph that race."""
@@ -27,9 +27,7 @@ def open_table(name: str, path: Path | None) -> Table:
     assert path is not None, f"table {name} comes from a file"
     if path.suffix == ".json":
         return macro_table(path, name)
-    with np.load(path, allow_pickle=False) as archive:
-        is_nb201 = "lat_raspi4" in archive.files
-    return nb201_table(path, name) if is_nb201 else read_table(path, name)
+    return nb201_table(path, name) if "lat_raspi4" in read_archive(path) else read_table(path, name)
 
 
 def macro_table(path: Path, name: str = "macro") -> Table:
@@ -38,8 +36,11 @@ def macro_table(path: Path, name: str = "macro") -> Table:
     Error is the mean of three CIFAR-10 test runs, in percent; the operators grow from identity to the wider block.
     A table called ``…-noisy`` lets the search see one run of the three.
     """
-    content = json.loads(path.read_text())
-    runs_NR = 100.0 - np.array([entry["test_acc"] for entry in content.values()])
+    try:
+        content = json.loads(path.read_text())
+        runs_NR = 100.0 - np.array([entry["test_acc"] for entry in content.values()])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not NAS-Bench-Macro's JSON: {error!r}") from error
     error_N = runs_NR.mean(axis=1)
     noise = float(runs_NR.std(axis=1, ddof=1).mean()) if name.endswith("-noisy") else 0.0
     seen = runs_NR if noise else error_N
@@ -63,9 +64,9 @@ def nb201_table(path: Path, name: str = "nb201") -> Table:
     Latencies in ms of a Raspberry Pi 4 (HW-NAS-Bench, ICLR 2021) and a Titan RTX at batch 32 (HELP, NeurIPS 2021); they
     were measured network by network, so no column can be computed.
     """
-    with np.load(path, allow_pickle=False) as archive:
-        arch, error = archive["arch"].astype(np.int64), 100.0 - archive["acc_cifar100-val"].astype(np.float64)
-        devices = {key.removeprefix("lat_"): archive[key].astype(np.float64) for key in archive if "lat_" in key}
+    archive = read_archive(path)
+    arch, error = archive["arch"].astype(np.int64), 100.0 - archive["acc_cifar100-val"].astype(np.float64)
+    devices = {key.removeprefix("lat_"): archive[key].astype(np.float64) for key in archive if "lat_" in key}
     columns = [Column(objective=Objective(name="error", unit="%"), seen=error, scored=error)]
     for device in ("raspi4", "titan_rtx_32"):
         seen = devices[device]

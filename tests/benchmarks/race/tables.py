@@ -29,6 +29,8 @@ Legend of shapes: N rows, G genes, R repeats, M objectives.
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -204,10 +206,18 @@ def _costs(column: Column, numbers: Floats) -> Floats:
     return np.asarray(signed(column.objective, 1.0) * numbers)
 
 
+def read_archive(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a NumPy archive by name; ValueError if the file is none."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, AttributeError) as error:
+        raise ValueError(f"{path} is no NumPy archive of plain arrays (.npz): {error}") from error
+
+
 def read_table(path: Path, name: str = "") -> Table:
     """Read a table file; ValueError says what is wrong with it."""
-    with np.load(path, allow_pickle=False) as archive:
-        content = {key: archive[key] for key in archive.files}
+    content = read_archive(path)
     if "arch" not in content:
         raise ValueError(f"{path} is no table: it has no matrix `arch` (found {', '.join(sorted(content))})")
     arch = content["arch"].astype(np.int64)
