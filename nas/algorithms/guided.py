@@ -8,6 +8,7 @@
 4. The next batch is chosen one by one by expected hypervolume improvement over joint samples of the candidates' costs,
    each seeing the ones before it (a Monte Carlo form of the acquisition of Daulton et al., "Parallel Bayesian
    optimization of multiple noisy objectives with expected hypervolume improvement", NeurIPS 2021, on a finite pool).
+   Where some objectives are limited, half of a batch is chosen for the others alone: that is what a limit is set for.
 5. The worse predictions rank what was left out of their training, the more of a batch are children of the front and
    random networks instead.
 
@@ -46,12 +47,15 @@ _LEAST_BATCH, _BATCH_SHARE = 5, 0.2
 """A batch is this share of what has been measured, but not smaller than that, nor larger than is allowed."""
 _ELITE = 60
 """Measured networks from which candidates are bred."""
-_SHORTLIST, _SAMPLES = 256, 32
-"""Candidates whose costs are sampled, and how often."""
+_SHORTLIST, _SAMPLES = 256, 64
+_SHORTLIST_3, _SAMPLES_3 = 128, 32
+"""Candidates whose costs are sampled, and how often; fewer from three objectives on, where improvements take longer."""
 _HOPE = 1.0
 """Cross-validated errors by which a candidate may turn out better, where it is to be looked at more closely."""
 _MARGIN = 0.1
 """How far beyond the worst of the front the reference point lies, as a share of the front's range."""
+_FREE_SHARE = 0.5
+"""Share of a batch that is chosen for the objectives without a limit alone, where others have one."""
 _MOST_EXPLORED = 0.5
 """Share of a batch that ignores predictions when they rank no better than chance."""
 
@@ -69,6 +73,7 @@ class GuidedOptions:
         sample_costs: improvements are expected over samples, rather than those of the mean prediction.
         hypervolume: batches maximise the improvement, rather than being spread over the best predicted layers.
         explore: the worse the predictions, the more is measured without them.
+        free_costs: where some objectives are limited, part of a batch is chosen for the others alone.
     """
 
     uniform_networks: bool = True
@@ -79,6 +84,7 @@ class GuidedOptions:
     sample_costs: bool = True
     hypervolume: bool = True
     explore: bool = True
+    free_costs: bool = True
 
 
 DEFAULTS = GuidedOptions()
@@ -116,6 +122,8 @@ class _Guide:
             choose=options.choose_model,
             warp=options.warp_costs,
         )
+        few = len(problem.objectives) <= 2
+        self._shortlisted, self._samples_drawn = (_SHORTLIST, _SAMPLES) if few else (_SHORTLIST_3, _SAMPLES_3)
         self._hints = self._best_known(_ELITE)
         self._generation = 0
 
@@ -198,15 +206,25 @@ class _Guide:
             reference = self._reference(front, allowed[non_dominated(allowed)])
             shortlist = self._shortlist(costs, hopeful, front, reference)
             samples, works = self._samples(pool.take(shortlist), costs[shortlist])
-            chosen = [int(shortlist[i]) for i in greedy_batch(samples, works, front, reference, count)]
+            chosen = [int(shortlist[i]) for i in self._batch(samples, works, front, reference, count)]
         others = fittest(problem, hopeful, 2 * count)
         filled = dict.fromkeys([*chosen, *others])
         return [pool.genotypes[i] for i in filled][:count]
 
+    def _batch(self, samples: Costs, works: NDArray[np.bool_], front: Costs, reference: Costs, count: int) -> list[int]:
+        """The candidates that add most to the front, of which some only look at the costs that have no limit."""
+        free = [m for m in range(front.shape[1]) if m not in self._problem.limits]
+        if not self._options.free_costs or not 0 < len(free) < front.shape[1] or not len(front):
+            return greedy_batch(samples, works, front, reference, count)
+        best = front[:, free][non_dominated(front[:, free])]
+        first = greedy_batch(samples[..., free], works, best, reference[free], round(_FREE_SHARE * count))
+        others = greedy_batch(samples, works, front, reference, count)
+        return list(dict.fromkeys([*first, *others]))[:count]
+
     def _samples(self, pool: Pool, costs: Costs) -> tuple[Costs, NDArray[np.bool_]]:
         if not self._options.sample_costs:
             return self._problem.minimised(costs)[None], (self._problem.violations(costs) == 0)[None]
-        samples, works = self._beliefs.sample(pool, _SAMPLES, self._rng)
+        samples, works = self._beliefs.sample(pool, self._samples_drawn, self._rng)
         return samples[:, :, : len(self._problem.objectives)], works
 
     def _shortlist(self, costs: Costs, hopeful: Costs, front: Costs, reference: Costs) -> NDArray[np.int64]:
@@ -221,7 +239,8 @@ class _Guide:
             for rows in (hopeful, costs)
         )
         best = [np.argsort(-gains, kind="stable") for gains in (by_mean, by_hope)]
-        return np.array(list(dict.fromkeys([*best[0][: _SHORTLIST // 2].tolist(), *best[1].tolist()]))[:_SHORTLIST])
+        merged = dict.fromkeys([*best[0][: self._shortlisted // 2].tolist(), *best[1].tolist()])
+        return np.array(list(merged)[: self._shortlisted])
 
     def _reference(self, *fronts: Costs) -> Costs:
         """The objectives' own reference points; a little beyond the worst of the fronts for those that have none."""

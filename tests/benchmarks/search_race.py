@@ -17,7 +17,19 @@ from pathlib import Path
 from tests.benchmarks.common import RESULTS, finish
 from tests.benchmarks.race.report import Report, show
 from tests.benchmarks.race.rows import Key, disagreements, keep_rows, missing, read_rows
-from tests.benchmarks.race.runner import NEEDS, OURS, Job, Row, ablations, algorithms, budget_of, enters, run, run_all
+from tests.benchmarks.race.runner import (
+    NEEDS,
+    OURS,
+    Job,
+    Row,
+    ablated,
+    ablations,
+    algorithms,
+    budget_of,
+    enters,
+    run,
+    run_all,
+)
 from tests.benchmarks.race.tasks import DEVELOPMENT, HELD_OUT, Task, contest, tasks
 from tests.benchmarks.race.transfer import run_transfer, show_transfers, transfer_jobs
 
@@ -98,7 +110,7 @@ def list_jobs(chosen: Sequence[Task], options: argparse.Namespace) -> list[Job]:
         Job(task=task, algorithm=name, seed=seed, budget=min(options.budget or 10**9, budget_of(task, name, seed)))
         for seed in range(options.seeds)
         for task in chosen
-        for name in (*names, *(parts if task.table in DEVELOPMENT and not task.kind else ()))
+        for name in (*names, *(part for part in parts if ablated(task, part)))
         if enters(task, name)
     ]
 

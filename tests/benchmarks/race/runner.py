@@ -21,7 +21,7 @@ from studies.discovery import VariantFolder
 from studies.records import content_hash
 from tests.benchmarks.race.loop import Trace, trace
 from tests.benchmarks.race.metrics import progress
-from tests.benchmarks.race.tasks import SYNTHETIC, Contest, Task, contest
+from tests.benchmarks.race.tasks import DEVELOPMENT, SYNTHETIC, Contest, Task, contest
 
 OURS = "guided"
 WITHOUT = f"{OURS}-without-"
@@ -67,6 +67,11 @@ def ablations() -> tuple[str, ...]:
     options = import_module(f"nas.algorithms.{OURS}").GuidedOptions()
     names = options.__dataclass_fields__
     return tuple(WITHOUT + name.replace("_", "-") for name in names if getattr(options, name) is True)
+
+
+def ablated(task: Task, part: str) -> bool:
+    """Whether our algorithm is also run without a part: on the tables it was developed on, where the part matters."""
+    return task.table in DEVELOPMENT and task.kind == ("-limit" if part == WITHOUT + "free-costs" else "")
 
 
 @cache
