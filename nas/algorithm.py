@@ -81,12 +81,15 @@ class AlgorithmSettings:
             a laptop, learning more often is worth more than a larger batch.
         known: canonical genotype → full cost row known from elsewhere for the same space, NaN where a column is
             unknown. It costs nothing and counts as measured nowhere. Algorithms may ignore it.
+        related: genotype → cost row under other circumstances, such as on another device, NaN where unknown. Its costs
+            are not those of this problem, but may help to predict them. Algorithms may ignore it.
         observe: called before every proposal by algorithms that can explain themselves; must not change anything.
     """
 
     seed: int = 0
     batch: int = 20
     known: Mapping[Genotype, tuple[float, ...]] = field(default_factory=dict, hash=False)
+    related: Mapping[Genotype, tuple[float, ...]] = field(default_factory=dict, hash=False)
     observe: Callable[[Generation], None] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:

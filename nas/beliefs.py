@@ -5,7 +5,7 @@ Legend of shapes: N measured networks, P candidates, S samples, C columns of a c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ _MOST_ROWS = 600
 _LEAST_CHANCE = 0.05
 
 Mask = NDArray[np.bool_]
+Matrix = NDArray[np.float64]
 
 
 class Beliefs:
@@ -31,6 +32,7 @@ class Beliefs:
 
     Args:
         known: costs from elsewhere, NaN where unknown; taken as they are.
+        related: costs of other circumstances, NaN where unknown; one more feature of what predicts the same column.
         choose: whether regressors compete for every column, instead of the Gaussian process alone.
         warp: whether costs are warped before they are predicted.
     """
@@ -40,6 +42,7 @@ class Beliefs:
         problem: SearchProblem,
         table: GeneTable,
         known: Mapping[Genotype, tuple[float, ...]],
+        related: Mapping[Genotype, tuple[float, ...]] | None = None,
         *,
         seed: int,
         choose: bool,
@@ -48,10 +51,19 @@ class Beliefs:
         self._problem, self._table = problem, table
         self._known = {genotype: np.array(row, dtype=np.float64) for genotype, row in known.items()}
         self._noise = problem.noise or (0.0,) * len(problem.columns)
+        predicted = [column for column, exact in enumerate(problem.exact_columns) if not exact]
+        self._related = {
+            column: found for column in predicted if (found := _standardised(related or {}, column)) is not None
+        }
+        own_group = table.groups_F.max(initial=-1) + 1
         self._predictors = {
-            column: ColumnPredictor(table.groups_F, seed, choose=choose, warp=warp)
-            for column, exact in enumerate(problem.exact_columns)
-            if not exact
+            column: ColumnPredictor(
+                np.append(table.groups_F, own_group) if column in self._related else table.groups_F,
+                seed,
+                choose=choose,
+                warp=warp,
+            )
+            for column in predicted
         }
         self._chance = ColumnPredictor(table.groups_F, seed, choose=False, warp=False)
         self._settled: dict[Genotype, Costs] = {}
@@ -67,7 +79,8 @@ class Beliefs:
         for column, predictor in self._predictors.items():
             present_N = np.isfinite(costs_NC[:, column])
             if present_N.any():
-                predictor.fit(features_NF[present_N], costs_NC[present_N, column], self._noise[column])
+                rows_NF = self._informed(column, features_NF, genotypes)
+                predictor.fit(rows_NF[present_N], costs_NC[present_N, column], self._noise[column])
                 settled_NC[present_N, column] = predictor.smoothed()
         self._settled.update((g, row) for g, row in zip(genotypes, settled_NC, strict=True) if g in finite)
         self._has_failures = 0 < len(finite) < len(measured)
@@ -96,7 +109,7 @@ class Beliefs:
         """Expected cost rows [P, C]."""
         costs_PC = pool.exact_PM.copy()
         for column, predictor in self._predictors.items():
-            costs_PC[:, column] = predictor.mean(pool.features_PF)
+            costs_PC[:, column] = predictor.mean(self._informed(column, pool.features_PF, pool.genotypes))
         return self._with_known(pool, costs_PC)
 
     def hopeful(self, costs_PC: Costs, errors: float) -> Costs:
@@ -114,13 +127,21 @@ class Beliefs:
         costs_SPC = np.repeat(pool.exact_PM[None], count, axis=0)
         for column, predictor in self._predictors.items():
             half = rng.standard_normal((count // 2, len(pool)))
-            costs_SPC[:, :, column] = predictor.samples(pool.features_PF, np.vstack([half, -half]))
+            features_PF = self._informed(column, pool.features_PF, pool.genotypes)
+            costs_SPC[:, :, column] = predictor.samples(features_PF, np.vstack([half, -half]))
         costs_SPC = self._with_known(pool, costs_SPC)
         allowed_SP = np.array([self._problem.violations(rows_PC) == 0 for rows_PC in costs_SPC])
         if self._has_failures:
             chance_P = np.clip(self._chance.mean(pool.features_PF), _LEAST_CHANCE, 1.0)
             allowed_SP &= rng.random(allowed_SP.shape) < chance_P
         return costs_SPC, allowed_SP
+
+    def _informed(self, column: int, features_PF: Matrix, genotypes: Sequence[Genotype]) -> Matrix:
+        """The features, and what the column costs under other circumstances: its mean where that is not known."""
+        related = self._related.get(column)
+        if related is None:
+            return features_PF
+        return np.column_stack([features_PF, [related.get(genotype, 0.0) for genotype in genotypes]])
 
     def _with_known(self, pool: Pool, costs: Costs) -> Costs:
         """Cost rows ``[..., P, C]`` with what is known from elsewhere in place of predictions."""
@@ -143,3 +164,13 @@ class Beliefs:
         spread = others[np.linspace(0, len(others) - 1, _MOST_ROWS - len(best)).round().astype(int)]
         chosen = np.sort(np.concatenate([best, spread]))
         return [genotypes[i] for i in chosen], costs_NC[chosen]
+
+
+def _standardised(related: Mapping[Genotype, tuple[float, ...]], column: int) -> dict[Genotype, float] | None:
+    """A column of cost rows, centred and of unit variance, as logarithms if positive; None if it says nothing."""
+    found = {genotype: row[column] for genotype, row in related.items() if np.isfinite(row[column])}
+    costs_N = np.array(list(found.values()))
+    if len(costs_N) < 2 or np.ptp(costs_N) == 0:
+        return None
+    costs_N = np.log(costs_N) if costs_N.min() > 0 else costs_N
+    return dict(zip(found, ((costs_N - costs_N.mean()) / costs_N.std()).tolist(), strict=True))

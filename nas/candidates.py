@@ -16,7 +16,7 @@ from studies.pareto import non_dominated
 from studies.records import Genotype
 from supernets.genes import GeneTable, Matrix
 
-SMALL_SPACE = 10_000
+SMALL_SPACE = 20_000
 """Networks up to which a space is looked at as a whole."""
 
 _GENERATIONS, _CHILDREN, _PARENTS, _FRESH = 12, 150, 80, 20

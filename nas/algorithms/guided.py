@@ -118,6 +118,7 @@ class _Guide:
             self._problem,
             self._table,
             settings.known,
+            settings.related,
             seed=settings.seed,
             choose=options.choose_model,
             warp=options.warp_costs,
@@ -273,12 +274,16 @@ class _Guide:
     def _best_known(self, count: int) -> list[Genotype]:
         """Networks known from elsewhere that are worth asking for first.
 
-        Where whole cost rows are known, their front; where some costs are, networks mostly from the good end of those;
-        where none is, somebody found the networks worth naming, and they are spread over their sizes.
+        Where whole cost rows are known, their front, with costs under other circumstances for those that are not; where
+        some costs are, networks mostly from the good end of those; where none is, somebody found the networks worth
+        naming, and they are spread over their sizes.
         """
-        problem = self._problem
+        problem, related = self._problem, self._settings.related
         known = self.ledger.affordable(self._settings.known)
         rows = np.array([self._settings.known[genotype] for genotype in known]).reshape(-1, len(problem.columns))
+        if related:
+            blank = (np.nan,) * len(problem.columns)
+            rows = np.where(np.isnan(rows), [related.get(genotype, blank) for genotype in known], rows)
         told = np.isfinite(rows) & (np.arange(rows.shape[1]) < len(problem.objectives))
         whole = np.flatnonzero(told.sum(axis=1) == len(problem.objectives))
         if len(whole):

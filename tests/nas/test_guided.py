@@ -28,12 +28,13 @@ def run(
     *,
     options: GuidedOptions | None = None,
     known: Mapping[Genotype, tuple[float, ...]] | None = None,
+    related: Mapping[Genotype, tuple[float, ...]] | None = None,
     seed: int = 0,
     batch: int = 20,
 ) -> tuple[list[Genotype], Costs, list[Generation]]:
     """Genotypes asked in order, their costs, and what the search said."""
     said: list[Generation] = []
-    settings = AlgorithmSettings(seed=seed, batch=batch, known=known or {}, observe=said.append)
+    settings = AlgorithmSettings(seed=seed, batch=batch, known=known or {}, related=related or {}, observe=said.append)
     running = search(problem, settings, options or GuidedOptions())
     asked: list[Genotype] = []
     rows: list[Costs] = []
@@ -232,7 +233,8 @@ def test_known_networks_teach_and_their_front_is_asked_for_first() -> None:
     assert hypervolume(warm, (0.6, 10.0)) > 0.995 * hypervolume(rows, (0.6, 10.0))
 
 
-def test_known_qualities_leave_only_the_other_cost_to_be_learnt() -> None:
+def two_costs_to_measure() -> tuple[SearchProblem, dict[Genotype, tuple[float, float]]]:
+    """A problem that computes nothing, and the true costs of many of its networks."""
     space = toy_space(3)
     problem = SearchProblem(
         space=space,
@@ -240,16 +242,37 @@ def test_known_qualities_leave_only_the_other_cost_to_be_learnt() -> None:
         exact=lambda genotypes: np.full((len(genotypes), 2), np.nan),
         exact_columns=(False, False),
     )
-    rng = np.random.default_rng(1)
-    drawn = rng.integers([len(choice.options) for choice in space.choices], size=(600, len(space)))
-    known = {
-        genotype: (float(row[0]), float("nan"))
-        for genotype in map(space.canonical, drawn.tolist())
-        for row in toy_costs(space, [genotype])
+    drawn = np.random.default_rng(1).integers([len(choice.options) for choice in space.choices], size=(600, len(space)))
+    genotypes = list(dict.fromkeys(map(space.canonical, drawn.tolist())))
+    return problem, {
+        g: (float(e), float(ms)) for g, (e, ms) in zip(genotypes, toy_costs(space, genotypes), strict=True)
     }
-    _, warm, _ = run(problem, lambda genotypes: toy_costs(space, genotypes), 25, known=known)
-    everything = toy_costs(space, list(known))
-    assert hypervolume(warm, (0.6, 10.0)) > 0.97 * hypervolume(everything, (0.6, 10.0))
+
+
+def test_known_qualities_leave_only_the_other_cost_to_be_learnt() -> None:
+    problem, truth = two_costs_to_measure()
+    known = {genotype: (error, float("nan")) for genotype, (error, _) in truth.items()}
+    _, warm, _ = run(problem, lambda genotypes: toy_costs(problem.space, genotypes), 25, known=known)
+    assert hypervolume(warm, (0.6, 10.0)) > 0.97 * hypervolume(np.array(list(truth.values())), (0.6, 10.0))
+
+
+def test_costs_on_another_device_are_asked_about_first_and_help_to_predict() -> None:
+    """Latencies that do not follow from the genes, but from those on another device."""
+    problem, truth = two_costs_to_measure()
+    known = {genotype: (error, float("nan")) for genotype, (error, _) in truth.items()}
+    draws = np.random.default_rng(2).lognormal(0.0, 0.5, len(truth))
+    slower = {genotype: (error, draw) for (genotype, (error, _)), draw in zip(truth.items(), draws, strict=True)}
+    related = {genotype: (error, 3 * ms**0.8) for genotype, (error, ms) in slower.items()}
+
+    def evaluate(genotypes: Sequence[Genotype]) -> Costs:
+        return np.array([slower.get(genotype, (0.6, 9.0)) for genotype in genotypes])
+
+    _, blind, blindly = run(problem, evaluate, 40, known=known)
+    asked, told, informed = run(problem, evaluate, 40, known=known, related=related)
+    front = non_dominated(np.array(list(related.values())))
+    assert {genotype for genotype, best in zip(related, front, strict=True) if best} <= set(asked[:10])
+    assert hypervolume(told[:10], (0.6, 10.0)) > hypervolume(blind[:10], (0.6, 10.0))
+    assert informed[-1].columns["latency"].rank_correlation > blindly[-1].columns["latency"].rank_correlation + 0.2
 
 
 def test_known_names_without_qualities_are_asked_for_among_the_first() -> None:

@@ -1,15 +1,15 @@
 """A new device: every quality is stored, latencies are not. How far do a few measurements get?
 
-For tables with several latency columns. Our algorithm is told the quality of every network (from searches for another
-device) and searches (quality, latency on the new device) with 25 evaluations, each of which measures a latency only. It
-is compared with a full new search of 250 evaluations on the new device, which knows nothing.
+For tables with several latency columns. Our algorithm is told what is stored of every network, its quality and its
+latency on another device, and searches (quality, latency on the new device) with 25 evaluations, each of which measures
+a latency only. It is compared with a full new search of 250 evaluations on the new device, which knows nothing.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
 
@@ -49,9 +49,13 @@ def run_transfer(job: Job) -> Row:
     """The few measurements and the full search, both on the new device."""
     start = time.monotonic()
     found = table(job.task.table, job.task.file)
-    names = [found.columns[0].objective.name, job.task.kind.removeprefix("-")]
-    few = _search(TableProblem(found, names, seed=job.seed), job.seed, MEASUREMENTS, with_known=True)
-    full = _search(TableProblem(found, names, seed=job.seed), job.seed, FULL_SEARCH, with_known=False)
+    new = job.task.kind.removeprefix("-")
+    names = [found.columns[0].objective.name, new]
+    old = next(name for name in devices(replace(job.task, kind="")) if name != new)
+    problem = TableProblem(found, names, seed=job.seed)
+    stored = TableProblem(found, [names[0], old], seed=job.seed).all_rows()
+    few = _search(problem, job.seed, MEASUREMENTS, {genotype: tuple(map(float, row)) for genotype, row in stored})
+    full = _search(problem, job.seed, FULL_SEARCH, {})
     return {
         "task": job.task.name,
         "algorithm": job.algorithm,
@@ -65,12 +69,12 @@ def run_transfer(job: Job) -> Row:
     }
 
 
-def _search(problem: TableProblem, seed: int, budget: int, *, with_known: bool) -> tuple[float, tuple[Genotype, ...]]:
-    """Hypervolume and trace of one search."""
-    known = {}
-    if with_known:
-        known = {genotype: (float(row[0]), math.nan) for genotype, row in problem.all_rows()}
-    settings = AlgorithmSettings(seed=seed, known=known)
+def _search(
+    problem: TableProblem, seed: int, budget: int, stored: Mapping[Genotype, tuple[float, ...]]
+) -> tuple[float, tuple[Genotype, ...]]:
+    """Hypervolume and trace of one search, given (quality, latency on another device) of networks."""
+    known = {genotype: (quality, math.nan) for genotype, (quality, _) in stored.items()}
+    settings = AlgorithmSettings(seed=seed, known=known, related=stored)
     found = trace(problem.problem, load(OURS)(problem.problem, settings), problem.evaluate, budget)
     story = progress(found.costs, problem.scored(found.genotypes), yardstick(problem.scored_NM, problem.all_seen))
     return story.hypervolume_at(budget), found.genotypes
