@@ -53,7 +53,7 @@ class DemoSettings:
     """Budgets of the demo."""
 
     steps: int = 330
-    search_budget: int = 100
+    search_budget: int = 60
     search_examples: int = 750
     finalists: int = 16
     recovery_steps: int = 100
