@@ -77,9 +77,10 @@ def main() -> None:
     print(f"developed on {', '.join(DEVELOPMENT)}; looked at only in the end: {', '.join(HELD_OUT)}", flush=True)
     path = options.rows.with_suffix(".full") if options.full else options.rows
     kept = read_rows(path)
-    rows = {key: row for key, row in kept.items() if key[1] not in options.redo}
     hashes = {task.name: contest(task, 0).hash for task in chosen}
     jobs, transfers = list_jobs(chosen, options), list_transfers(chosen, options)
+    again = {job.key for job in (*jobs, *transfers) if job.algorithm in options.redo}
+    rows = {key: row for key, row in kept.items() if key not in again}
     keep = None if options.budget else path
     rows = race(missing(jobs, rows, hashes), rows, options.jobs, keep)
     rows = race(missing(transfers, rows, {}), rows, options.jobs, keep, run_transfer)
