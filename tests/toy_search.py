@@ -10,7 +10,7 @@ import numpy as np
 
 from nas.algorithm import AlgorithmSettings, Costs, SearchProblem, load_algorithm
 from studies.pareto import hypervolume
-from studies.records import Genotype, Objective
+from studies.records import Genotype, Objective, Study
 from supernets.space import DEPTH, FFN_WIDTH, HEADS, Choice, SearchSpace
 
 LAYERS = 6
@@ -69,3 +69,17 @@ def reached(problem: SearchProblem, batches: Sequence[Sequence[Genotype]], budge
     """Hypervolume of the first `budget` proposals."""
     flat = [genotype for batch in batches for genotype in batch][:budget]
     return hypervolume(toy_costs(problem.space, flat), REFERENCE)
+
+
+def toy_study(problem: SearchProblem, budget: int, name: str = "toy") -> Study:
+    """The record of a study of a toy problem."""
+    return Study(
+        name=name,
+        space_fingerprint=problem.space.fingerprint,
+        supernet_hash="w",
+        data_hash="d",
+        objectives=problem.objectives,
+        algorithm="any",
+        seed=0,
+        budget=budget,
+    )

@@ -40,7 +40,7 @@ def search(problem: SearchProblem, settings: AlgorithmSettings) -> Search:
             return
         costs = yield from ledger.ask(trials)
         for trial, row in zip(trials.values(), costs, strict=True):
-            _tell(study, trial, problem, row)
+            tell(study, trial, problem, row)
 
 
 def _suggest(study: optuna.Study, ledger: Ledger, count: int) -> dict[Genotype, optuna.Trial]:
@@ -54,7 +54,7 @@ def _suggest(study: optuna.Study, ledger: Ledger, count: int) -> dict[Genotype, 
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             others += 1
         elif genotype in ledger.rows or not ledger.affordable([genotype]):
-            _tell(study, trial, ledger.problem, ledger.rows[genotype])
+            tell(study, trial, ledger.problem, ledger.rows[genotype])
             others += 1
         else:
             trials[genotype] = trial
@@ -82,8 +82,8 @@ def _named(space: SearchSpace, genotype: Genotype) -> dict[str, int]:
     return {choice.name: index for choice, index in zip(space.choices, genotype, strict=True)}
 
 
-def _tell(study: optuna.Study, trial: optuna.Trial, problem: SearchProblem, row: Costs) -> None:
-    """A row that breaks a limit is told as infeasible, a failed one as failed."""
+def tell(study: optuna.Study, trial: optuna.Trial, problem: SearchProblem, row: Costs) -> None:
+    """Tell a trial its cost row: one that breaks a limit as infeasible, a failed one as failed."""
     if np.isinf(row).all():
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
         return

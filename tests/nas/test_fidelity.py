@@ -21,7 +21,7 @@ from studies.pareto import ParetoFront, ValueFilter
 from studies.records import MEASURED, Evaluation, Genotype, Objective, Study, Value
 from studies.store import StudyStore
 from tests.toy_bindings import tiny_bindings
-from tests.toy_search import toy_space
+from tests.toy_search import toy_space, toy_study
 from tests.toy_task import ToyTask
 
 ERROR = Objective(name="error", unit="fraction", reference=1.0)
@@ -69,19 +69,6 @@ def toy_problem(**changes: object) -> SearchProblem:
     return replace(problem, **changes)  # type: ignore[arg-type]
 
 
-def toy_study(name: str = "toy", budget: int = 60) -> Study:
-    return Study(
-        name=name,
-        space_fingerprint=SPACE.fingerprint,
-        supernet_hash="w",
-        data_hash="d",
-        objectives=(ERROR, SIZE),
-        algorithm="any",
-        seed=0,
-        budget=budget,
-    )
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[StudyStore]:
     with StudyStore.open(f"sqlite:///{tmp_path}/s.db") as opened:
@@ -103,7 +90,7 @@ def race(store: StudyStore, study: Study, stop_after: int | None = None) -> Pare
 
 def test_only_networks_that_are_surely_beaten_stop_at_the_share(store: StudyStore) -> None:
     """Against the rule, spelt out once more over the stored values."""
-    front = race(store, toy_study())
+    front = race(store, toy_study(toy_problem(), 60))
     winners: list[tuple[float, float]] = []
     fractions = []
     for evaluation in store.evaluations("toy"):
@@ -124,11 +111,11 @@ def test_only_networks_that_are_surely_beaten_stop_at_the_share(store: StudyStor
 
 
 def test_an_interrupted_race_decides_as_the_whole_one(store: StudyStore) -> None:
-    race(store, toy_study("whole"))
+    race(store, toy_study(toy_problem(), 60, "whole"))
     for stop_after in (5, 23, 41):
         with pytest.raises(KeyboardInterrupt):
-            race(store, toy_study(), stop_after)
-    race(store, toy_study())
+            race(store, toy_study(toy_problem(), 60), stop_after)
+    race(store, toy_study(toy_problem(), 60))
     assert store.evaluations("toy") == store.evaluations("whole")
 
 
@@ -165,7 +152,7 @@ def test_a_maximised_objective_gets_the_benefit_of_the_doubt_upwards() -> None:
 
 
 def test_a_sample_is_completed_once_and_the_front_stands_on_the_whole(store: StudyStore) -> None:
-    store.create_or_resume(toy_study())
+    store.create_or_resume(toy_study(toy_problem(), 60))
     genotypes = [SPACE.smallest, SPACE.middle, SPACE.largest]
     stored = store.append("toy", [evaluator(SHARE)(genotype) for genotype in genotypes])
     assert len(store.front("toy")) == 0
@@ -185,7 +172,7 @@ def test_a_network_that_fails_on_the_whole_stays_off_the_front(store: StudyStore
         raise EvaluationFailed("not finite")
 
     column = BoundObjective(objective=ERROR, exact=False, evaluate=fails)
-    store.create_or_resume(toy_study())
+    store.create_or_resume(toy_study(toy_problem(), 60))
     (stored,) = store.append("toy", [evaluator(SHARE)(SPACE.middle)])
     complete([stored], Evaluator((column,), SPACE), store, "toy")
     assert store.evaluations("toy") == [stored]

@@ -16,9 +16,9 @@ from nas.forecasting import EXACT, forecast
 from nas.objective import BoundObjective
 from studies.pareto import non_dominated
 from studies.predicted import predicted_front
-from studies.records import Evaluation, Genotype, Study, Value
+from studies.records import Evaluation, Genotype, Value
 from studies.store import StudyStore
-from tests.toy_search import ERROR, LATENCY, toy_costs, toy_problem
+from tests.toy_search import ERROR, LATENCY, toy_costs, toy_problem, toy_study
 
 
 @pytest.fixture
@@ -39,18 +39,7 @@ def evaluator(problem: SearchProblem) -> Evaluator:
 
 
 def study_of(store: StudyStore, problem: SearchProblem, count: int) -> list[Evaluation]:
-    store.create_or_resume(
-        Study(
-            name="toy",
-            space_fingerprint=problem.space.fingerprint,
-            supernet_hash="w",
-            data_hash="d",
-            objectives=problem.objectives,
-            algorithm="any",
-            seed=0,
-            budget=count,
-        )
-    )
+    store.create_or_resume(toy_study(problem, count))
     rng, evaluate = Random(0), evaluator(problem)
     genotypes = dict.fromkeys(problem.space.sample(rng) for _ in range(count))
     return store.append("toy", [evaluate(genotype) for genotype in genotypes])

@@ -13,28 +13,15 @@ from nas.algorithm import AlgorithmSettings, Search, SearchProblem, load_algorit
 from nas.objective import EvaluationFailed
 from nas.search import STALE_BATCHES, SearchProgress, run
 from studies.pareto import non_dominated
-from studies.records import Evaluation, Genotype, Study, Value
+from studies.records import Evaluation, Genotype, Value
 from studies.store import StudyStore
-from tests.toy_search import toy_costs, toy_problem
+from tests.toy_search import toy_costs, toy_problem, toy_study
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[StudyStore]:
     with StudyStore.open(f"sqlite:///{tmp_path}/s.db") as opened:
         yield opened
-
-
-def toy_study(problem: SearchProblem, budget: int, name: str = "toy") -> Study:
-    return Study(
-        name=name,
-        space_fingerprint=problem.space.fingerprint,
-        supernet_hash="w",
-        data_hash="d",
-        objectives=problem.objectives,
-        algorithm="any",
-        seed=0,
-        budget=budget,
-    )
 
 
 def toy_evaluation(problem: SearchProblem, genotype: Genotype) -> Evaluation:

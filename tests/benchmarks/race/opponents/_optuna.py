@@ -11,10 +11,10 @@ from __future__ import annotations
 import warnings
 from random import Random
 
-import numpy as np
 import optuna
 
-from nas.algorithm import AlgorithmSettings, Costs, Ledger, Search, SearchProblem
+from nas.algorithm import AlgorithmSettings, Ledger, Search, SearchProblem
+from nas.algorithms.tpe import tell
 from studies.records import Genotype
 from supernets.space import SearchSpace
 from tests.benchmarks.race.tables import nominal_genes
@@ -38,7 +38,7 @@ def sample(problem: SearchProblem, settings: AlgorithmSettings, sampler: optuna.
         measured = len(ledger.measured)
         costs = yield from ledger.ask([_suggested(trial, problem.space)])
         repeats = repeats + 1 if len(ledger.measured) == measured else 0
-        _tell(study, trial, problem, costs[0])
+        tell(study, trial, problem, costs[0])
 
 
 def _suggested(trial: optuna.Trial, space: SearchSpace) -> Genotype:
@@ -53,13 +53,3 @@ def _suggested(trial: optuna.Trial, space: SearchSpace) -> Genotype:
 
 def _name(gene: int) -> str:
     return f"gene{gene:02d}"
-
-
-def _tell(study: optuna.Study, trial: optuna.Trial, problem: SearchProblem, row: Costs) -> None:
-    if np.isinf(row).all():
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        return
-    if problem.limits:
-        trial.set_constraint("limits", float(problem.violations(row[None])[0]))
-    # Unknown costs (NaN) belong to infeasible rows only, which samplers order by violation alone.
-    study.tell(trial, np.nan_to_num(problem.minimised(row[None])[0], nan=0.0).tolist())
