@@ -8,7 +8,7 @@ from dataclasses import replace
 from nas.algorithm import Generation, Search, SearchProblem, load_algorithm
 from nas.evaluator import Evaluator
 from nas.settings import SearchSettings
-from nas.warm_start import freeze_rows, frozen_rows, known_rows, rows_hash
+from nas.warm_start import WarmStart, freeze, frozen, warm_start
 from studies.records import Study
 from studies.store import StudyStore
 
@@ -34,13 +34,12 @@ def begin(
     Raises:
         ValueError: the stored study asks another question, or a source of the warm start does not fit.
     """
-    known = frozen_rows(study.name, store)
-    if known is None and settings.warm_start:
-        known = known_rows(settings.warm_start, problem, full.columns, store, study.name)
-    if known:
-        study = replace(study, algorithm=f"{study.algorithm},known={rows_hash(known)}")
-    study = store.create_or_resume(study)
-    if known:
-        freeze_rows(known, study.name, store)
-    told = replace(settings.algorithm_settings, known=known or {}, observe=on_generation)
-    return study, load_algorithm(settings.algorithm)(problem, told)
+    told = frozen(study.name, store)
+    if told is None and settings.warm_start:
+        told = warm_start(settings.warm_start, problem, full.columns, store, study.name)
+    told = told or WarmStart()
+    study = store.create_or_resume(replace(study, algorithm=f"{study.algorithm}{told.mark}"))
+    if told.mark:
+        freeze(told, study.name, store)
+    instructed = replace(settings.algorithm_settings, known=told.known, related=told.related, observe=on_generation)
+    return study, load_algorithm(settings.algorithm)(problem, instructed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from nas.algorithm import SearchProblem
 from nas.objective import BoundObjective
@@ -17,8 +18,41 @@ AUTO = "auto"
 
 WARM_START_NOTE = "warm_start"
 
+RELATED_NOTE = "warm_start_related"
+
 Rows = dict[Genotype, tuple[float, ...]]
 """Genotype → one cost per column, NaN where it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStart:
+    """What a search is told beforehand.
+
+    Attributes:
+        known: costs of this very problem.
+        related: costs of other weights or data, which may help to predict those of this problem.
+    """
+
+    known: Rows = field(default_factory=dict)
+    related: Rows = field(default_factory=dict)
+
+    @property
+    def mark(self) -> str:
+        """Identity, as the study's algorithm carries it: part of what a study may not change."""
+        parts = {"known": self.known, "related": self.related}
+        return "".join(f",{name}={content_hash(_to_json(rows))}" for name, rows in parts.items() if rows)
+
+
+def warm_start(
+    sources: Sequence[str],
+    problem: SearchProblem,
+    columns: Sequence[BoundObjective],
+    store: StudyStore,
+    study_name: str,
+) -> WarmStart:
+    """All that other studies of the same space tell; see `known_rows` and `related_rows`."""
+    told = (sources, problem, columns, store, study_name)
+    return WarmStart(known_rows(*told), related_rows(*told))
 
 
 def known_rows(
@@ -61,22 +95,42 @@ def known_rows(
     return rows
 
 
-def frozen_rows(study_name: str, store: StudyStore) -> Rows | None:
-    """The rows a study was started with; None if there is no such study, or it had none."""
+def related_rows(
+    sources: Sequence[str],
+    problem: SearchProblem,
+    columns: Sequence[BoundObjective],
+    store: StudyStore,
+    study_name: str,
+) -> Rows:
+    """Qualities that networks of the same space have under other weights or on other data, NaN for all other costs.
+
+    They come from one study, the one that measured the most such networks: numbers of several are not on one scale.
+    """
+    found: list[Rows] = [{}]
+    for study in _chosen(sources, problem, store, study_name):
+        rows: Rows = {}
+        for evaluation in store.evaluations(study.name):
+            numbers = [_elsewhere(evaluation, column) for column in columns]
+            if evaluation.status == "done" and not all(map(math.isnan, numbers)):
+                rows[evaluation.genotype] = tuple(numbers)
+        found.append(rows)
+    return max(found, key=len)
+
+
+def frozen(study_name: str, store: StudyStore) -> WarmStart | None:
+    """What a study was started with; None if there is no such study, or it was told nothing."""
     if study_name not in {study.name for study in store.studies()}:
         return None
-    content = store.notes(study_name).get(WARM_START_NOTE)
-    return None if content is None else _from_json(content)
+    notes = store.notes(study_name)
+    known, related = (_from_json(notes.get(name, [])) for name in (WARM_START_NOTE, RELATED_NOTE))
+    return WarmStart(known, related) if known or related else None
 
 
-def freeze_rows(rows: Rows, study_name: str, store: StudyStore) -> None:
-    """Keep the rows with the study: a resumed search must see the same ones, whatever the sources have learnt since."""
-    store.note(study_name, WARM_START_NOTE, _to_json(rows))
-
-
-def rows_hash(rows: Rows) -> str:
-    """Identity of rows; part of what a study may not change."""
-    return content_hash(_to_json(rows))
+def freeze(told: WarmStart, study_name: str, store: StudyStore) -> None:
+    """Keep it with the study: a resumed search must be told the same, whatever the sources have learnt since."""
+    store.note(study_name, WARM_START_NOTE, _to_json(told.known))
+    if told.related:
+        store.note(study_name, RELATED_NOTE, _to_json(told.related))
 
 
 def _chosen(sources: Sequence[str], problem: SearchProblem, store: StudyStore, study_name: str) -> list[Study]:
@@ -116,6 +170,21 @@ def _stored(evaluation: Evaluation, column: BoundObjective) -> float | None:
         ):
             return signed(column.objective, value.number)
     return None
+
+
+def _elsewhere(evaluation: Evaluation, column: BoundObjective) -> float:
+    """The latest cost on all data under weights or data that are not this problem's; NaN for what is computed."""
+    here = column.reuse
+    for value in reversed(evaluation.values if here is not None and not column.exact else ()):
+        assert here is not None
+        if (
+            value.objective.partition(":")[0] == column.objective.name
+            and value.provenance == "supernet"
+            and (value.weights_hash, value.data_hash) != (here.weights_hash, here.data_hash)
+            and value.data_fraction == 1.0
+        ):
+            return signed(column.objective, value.number)
+    return math.nan
 
 
 def _to_json(rows: Mapping[Genotype, tuple[float, ...]]) -> list[list[object]]:

@@ -18,8 +18,8 @@ from nas.problem import build_problem, full_evaluator, study_for
 from nas.search import run
 from nas.settings import SearchSettings
 from nas.starting import begin
-from nas.warm_start import AUTO, Rows, known_rows, rows_hash
-from studies.records import Evaluation, Genotype
+from nas.warm_start import AUTO, Rows, WarmStart, known_rows, related_rows
+from studies.records import Evaluation
 from studies.store import StudyStore
 from supernets.supernet import Supernet
 from tests.toy_bindings import tiny_bindings
@@ -93,6 +93,21 @@ def test_of_other_weights_only_the_place_of_the_front_counts(store: StudyStore) 
     assert all(math.isnan(error) and math.isfinite(latency) for error, latency in rows.values())
 
 
+def test_qualities_under_other_weights_are_related_not_known(store: StudyStore) -> None:
+    searched(store, "few", retrained(), count=4)
+    old = searched(store, "old", retrained(), count=12)
+    searched(store, "same", tiny_bindings(), count=20)
+    problem, _ = build_problem(COSTLY, {}, tiny_bindings(), store)
+    columns = full_evaluator(problem, tiny_bindings()).columns
+    related = related_rows(("few", "old", "same"), problem, columns, store, "new")
+    assert list(related) == [evaluation.genotype for evaluation in old]
+    for evaluation in old:
+        error, latency = related[evaluation.genotype]
+        assert error == evaluation.values[0].number
+        assert math.isnan(latency)
+    assert related_rows(("same",), problem, columns, store, "new") == {}
+
+
 def test_a_sample_of_the_data_is_no_quality(store: StudyStore) -> None:
     searched(store, "sampled", tiny_bindings(examples=8))
     assert not any(math.isfinite(error) for error, _ in rows_for(store, tiny_bindings(), "sampled").values())
@@ -125,10 +140,10 @@ class Telling:
     """An algorithm that only remembers what it was told."""
 
     def __init__(self) -> None:
-        self.known: list[dict[Genotype, tuple[float, ...]]] = []
+        self.told: list[WarmStart] = []
 
     def __call__(self, problem: SearchProblem, settings: AlgorithmSettings) -> Search:
-        self.known.append(dict(settings.known))
+        self.told.append(WarmStart(dict(settings.known), dict(settings.related)))
         yield [problem.space.sample(Random(0))]
 
 
@@ -136,10 +151,11 @@ def test_a_resumed_search_is_told_the_same_whatever_the_source_has_learnt(
     store: StudyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searched(store, "source", tiny_bindings())
+    searched(store, "other", retrained())
     telling = Telling()
     monkeypatch.setattr("nas.starting.load_algorithm", lambda _: telling)
-    settings = SearchSettings(algorithm="random", study_name="new", warm_start=("source",))
-    for sources in (("source",), ("source",), ()):
+    settings = SearchSettings(algorithm="random", study_name="new", warm_start=("source", "other"))
+    for sources in (("source", "other"), ("source", "other"), ()):
         bindings = tiny_bindings()
         problem, evaluate = build_problem(COSTLY, {}, bindings, store)
         study = study_for(settings, problem, bindings, {})
@@ -149,10 +165,14 @@ def test_a_resumed_search_is_told_the_same_whatever_the_source_has_learnt(
         algorithm.close()
         grown = Evaluation(genotype=problem.space.largest, values=evaluate(problem.space.largest).values)
         store.append("source", [grown])
-    assert len(telling.known[0]) == 6
-    assert telling.known == [telling.known[0]] * 3
-    assert stored.algorithm.endswith(f",known={rows_hash(telling.known[0])}")
-    assert stored.settings["warm_start"] == ["source"]
+    first = telling.told[0]
+    assert len(first.known) >= 6
+    assert len(first.related) == 6
+    assert [told.mark for told in telling.told] == [first.mark] * 3
+    assert stored.algorithm.endswith(first.mark)
+    assert ",known=" in first.mark
+    assert ",related=" in first.mark
+    assert stored.settings["warm_start"] == ["source", "other"]
 
 
 def test_a_cold_study_cannot_be_warmed_later(store: StudyStore) -> None:
