@@ -55,10 +55,9 @@ class Beliefs:
         self._related = {
             column: found for column in predicted if (found := _standardised(related or {}, column)) is not None
         }
-        own_group = table.groups_F.max(initial=-1) + 1
         self._predictors = {
             column: ColumnPredictor(
-                np.append(table.groups_F, own_group) if column in self._related else table.groups_F,
+                self._groups_with_related() if column in self._related else table.groups_F,
                 seed,
                 choose=choose,
                 warp=warp,
@@ -137,11 +136,22 @@ class Beliefs:
         return costs_SPC, allowed_SP
 
     def _informed(self, column: int, features_PF: Matrix, genotypes: Sequence[Genotype]) -> Matrix:
-        """The features, and what the column costs under other circumstances: its mean where that is not known."""
+        """The features and, where the column's costs under other circumstances are known, those and the tallies.
+
+        A few measurements then say how options add up here, and how costs here follow those there. Where such a cost
+        is not known, its mean stands in.
+        """
         related = self._related.get(column)
         if related is None:
             return features_PF
-        return np.column_stack([features_PF, [related.get(genotype, 0.0) for genotype in genotypes]])
+        tallies_PK = self._table.tallies(self._table.matrix(genotypes))
+        return np.column_stack([features_PF, tallies_PK, [related.get(genotype, 0.0) for genotype in genotypes]])
+
+    def _groups_with_related(self) -> NDArray[np.int64]:
+        """Groups of the features of `_informed`: the tallies together, the related cost alone."""
+        first = self._table.groups_F.max(initial=-1) + 1
+        tallies = self._table.tallies(self._table.matrix([])).shape[1]
+        return np.concatenate([self._table.groups_F, np.full(tallies, first), [first + 1]])
 
     def _with_known(self, pool: Pool, costs: Costs) -> Costs:
         """Cost rows ``[..., P, C]`` with what is known from elsewhere in place of predictions."""

@@ -1,6 +1,6 @@
 """Many genotypes of a space at once, as integer matrices: what a search does thousands of times per proposal.
 
-Legend of shapes: P genotypes, G genes, L layers, D options of depth, F features.
+Legend of shapes: P genotypes, G genes, L layers, D options of depth, F features, A alike genes, K options of theirs.
 """
 
 from __future__ import annotations
@@ -105,6 +105,29 @@ class GeneTable:
         """Per feature, what it belongs to: its gene, or the kept layers together."""
         kept = np.full(len(self._varying_L), len(self.options_G))
         return np.concatenate([self._varying_G, kept, self._gene_O])
+
+    def tallies(self, genes_PG: Genes) -> Matrix:
+        """How often every option is chosen by the genes that offer the same options, ``[P, K]``.
+
+        What a sum over like layers depends on, such as a latency; where the layers lie does not matter to it. Genes
+        drawn uniformly have tallies of unit variance.
+        """
+        active_PG = self.active(genes_PG)
+        columns = [np.empty((len(genes_PG), 0))]
+        for alike in self._alike:
+            options = int(self.options_G[alike[0]])
+            chosen_PAK = (genes_PG[:, alike, None] == np.arange(options)) & active_PG[:, alike, None]
+            columns.append(chosen_PAK.sum(axis=1) / np.sqrt(len(alike) * (options - 1)) * options)
+        return np.hstack(columns)
+
+    @cached_property
+    def _alike(self) -> list[Genes]:
+        """Genes that offer the same options, where there are several and something to choose."""
+        offered: dict[tuple[int, ...], list[int]] = {}
+        for gene, choice in enumerate(self.space.choices):
+            if choice.axis != DEPTH and len(choice.options) > 1:
+                offered.setdefault(choice.options, []).append(gene)
+        return [np.array(genes) for genes in offered.values() if len(genes) > 1]
 
     def _combinations(self) -> Iterator[Genotype]:
         for depth, active_G in enumerate(self._active_DG):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from supernets.genes import GeneTable
-from supernets.space import Choice, SearchSpace
+from supernets.space import DEPTH, Choice, SearchSpace
 from tests.toy_search import toy_space
 
 
@@ -75,3 +75,23 @@ def test_distinct_genotypes_are_canonical_in_order_of_appearance() -> None:
     encodings = [[rng.randrange(len(choice.options)) for choice in space.choices] for _ in range(60)]
     expected = list(dict.fromkeys(space.canonical(encoding) for encoding in encodings))
     assert GeneTable(space).distinct(np.array(encodings)) == expected
+
+
+def test_tallies_count_like_genes_wherever_they_lie() -> None:
+    space = SearchSpace(
+        "toy",
+        3,
+        (0, 1, 2),
+        (
+            Choice(axis=DEPTH, options=(2, 3)),
+            *(Choice(axis="width", layer=layer, options=(16, 32)) for layer in range(3)),
+            Choice(axis="heads", layer=0, options=(1, 2, 4)),
+        ),
+    )
+    table = GeneTable(space)
+    scale = 2 / np.sqrt(3)
+    found = table.tallies(table.matrix([(1, 0, 1, 1, 2), (1, 1, 1, 0, 0), (0, 1, 0, 1, 0)]))
+    assert np.allclose(found, scale * np.array([[1, 2], [1, 2], [1, 1]]))
+    drawn = table.uniform_draw(np.random.default_rng(0), 20_000)
+    drawn[:, 0] = 1
+    assert np.allclose(table.tallies(drawn).std(axis=0), 1.0, atol=0.02)
