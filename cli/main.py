@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli import check, demo, errors, evaluation, export, fit, front, measure, search, space, study, tune
+from cli import check, demo, errors, evaluation, export, fit, front, measure, predict, search, space, study, tune
 from cli.errors import ExitCode
 from cli.options import spread
 from cli.output import quiet_libraries
@@ -26,6 +26,7 @@ app.command("check")(spread(check.check, quiet_libraries))
 app.command("tune")(spread(tune.tune, quiet_libraries))
 app.command("space")(spread(space.space, quiet_libraries))
 app.command("measure")(spread(measure.measure, quiet_libraries))
+app.command("predict")(spread(predict.predict, quiet_libraries))
 app.command("search")(spread(search.search, quiet_libraries))
 app.command("front")(front.front)
 app.command("export")(spread(export.export, quiet_libraries))

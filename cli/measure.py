@@ -14,6 +14,7 @@ from cli.watch import Watch
 
 if TYPE_CHECKING:
     from kernels.op_spec import Context
+    from nas.repeating import Repeatability
     from predictors.latency_table import LatencyTable
     from supernets.supernet import Supernet
 
@@ -26,6 +27,9 @@ def measure(
     import_file: Annotated[
         Path | None, typer.Option("--import", help="Store what another machine exported; measure nothing here.")
     ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Time a few networks again and show how repeatable this machine is.")
+    ] = False,
     storage: StorageOption = DEFAULT_STORAGE,
     style: FormatOption = Format.TABLE,
     config: ConfigOption = None,
@@ -34,8 +38,11 @@ def measure(
 
     To fit networks to another machine, measure there with --export, and --import the file here.
     """
+    if report and import_file is not None:
+        raise ValueError("--report times networks here, --import measures nothing here: give one of them")
     from kernels.device import load_backend
     from nas.measuring import latency_table, stored_table
+    from nas.repeating import repeatability
     from predictors.measurement_file import export_measurements, import_measurements
     from studies.store import StudyStore
     from supernets.checkpoint import load_supernet
@@ -49,13 +56,25 @@ def measure(
             tables = [
                 latency_table(loaded, [context], store, backend, settings=latency.timing(), on_progress=watch.measured)
             ]
+            repeated = (
+                repeatability(loaded, context, store, backend, settings=latency.timing(), on_progress=watch.measured)
+                if report
+                else None
+            )
         else:
+            repeated = None
             store.put_measurements(imported)
             devices = sorted({one.device for one in imported})
             tables = [stored_table(loaded, [context], store, fingerprint) for fingerprint in devices]
         if export_file is not None:
             export_measurements([row for table in tables for row in store.measurements(table.device)], export_file)
-    write_rows([_row(table, loaded, context) for table in tables], style)
+    write_rows([_row(table, loaded, context) for table in tables] if repeated is None else _report(repeated), style)
+    if repeated is not None:
+        typer.echo(
+            f"mean difference {repeated.error:.1%}, Kendall's tau {repeated.rank_correlation:.3f} "
+            f"over {len(repeated.networks)} networks timed twice",
+            err=True,
+        )
 
 
 def _row(table: LatencyTable, supernet: Supernet, context: Context) -> dict[str, object]:
@@ -74,3 +93,18 @@ def _row(table: LatencyTable, supernet: Supernet, context: Context) -> dict[str,
         "largest [ms]": milliseconds(supernet.space.largest),
         "error of predictions": table.error,
     }
+
+
+def _report(repeated: Repeatability) -> list[dict[str, object]]:
+    """One line per network that was timed twice."""
+    return [
+        {
+            "network": name,
+            "stored [ms]": 1e3 * first.seconds,
+            "again [ms]": 1e3 * second.seconds,
+            "difference": second.seconds / first.seconds - 1,
+            "spread [ms]": 1e3 * second.seconds_iqr,
+            "noisy": first.noisy or second.noisy,
+        }
+        for name, first, second in zip(repeated.networks, repeated.stored, repeated.again, strict=True)
+    ]

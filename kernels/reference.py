@@ -1,6 +1,7 @@
 """Plain torch version of every operation: what is timed on a CPU, and the oracle of faster kernels.
 
-Shapes: B batch, S sequence, D hidden, H heads, K head_dim, I inner = H*K, F feed-forward width, V vocabulary, R rows.
+Shapes: B batch, S sequence, D hidden, H heads, G key/value groups, K head_dim, I inner = H*K, F feed-forward width,
+V vocabulary, R rows, C cached tokens, T = C + S, L = 2*K, M sources of a blend, X inputs, Y outputs.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kernels.moe_layer import build_moe
 from kernels.op_spec import OpSpec
 
 LAYER_NORM_EPS = 1e-12
@@ -37,6 +39,47 @@ class AttentionBlock(nn.Module):
         mixed_BHSK = functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK)
         normed_BSD: Tensor = self.norm(x_BSD + self.output(mixed_BHSK.transpose(1, 2).flatten(-2)))
         return normed_BSD
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention of new tokens to cached ones and to each other, as `op_cost.attention` counts."""
+
+    cached_BCGL: Tensor
+
+    def __init__(self, heads: int, groups: int, head_dim: int, batch: int, cached: int, causal: bool) -> None:
+        super().__init__()
+        self.heads, self.groups, self.head_dim, self.causal = heads, groups, head_dim, causal
+        self.register_buffer("cached_BCGL", torch.randn(batch, cached, groups, 2 * head_dim))
+
+    def forward(self, x_BSI: Tensor) -> Tensor:
+        """(B, S, (H + 2G) * K), queries before keys before values, to (B, S, H * K)."""
+        inner, shared = self.heads * self.head_dim, self.groups * self.head_dim
+        q_BSI, k_BSI, v_BSI = torch.split(x_BSI, [inner, shared, shared], dim=-1)
+        k_BCGK, v_BCGK = self.cached_BCGL.chunk(2, dim=-1)
+        (batch, new, _), cached = x_BSI.shape, k_BCGK.shape[1]
+        q_BHSK = q_BSI.reshape(batch, new, self.heads, -1).transpose(1, 2)
+        k_BGTK = torch.cat([k_BCGK, k_BSI.reshape(batch, new, self.groups, -1)], dim=1).transpose(1, 2)
+        v_BGTK = torch.cat([v_BCGK, v_BSI.reshape(batch, new, self.groups, -1)], dim=1).transpose(1, 2)
+        seen_ST = None
+        if self.causal and new > 1:
+            seen_ST = torch.ones(new, cached + new, dtype=torch.bool, device=x_BSI.device).tril(cached)
+        mixed_BHSK = functional.scaled_dot_product_attention(
+            q_BHSK, k_BGTK, v_BGTK, attn_mask=seen_ST, enable_gqa=self.groups < self.heads
+        )
+        return mixed_BHSK.transpose(1, 2).flatten(-2)
+
+
+class Blend(nn.Module):
+    """``W = sum_m coefficients[m] * weights[m]``."""
+
+    def __init__(self, inputs: int, outputs: int, sources: int) -> None:
+        super().__init__()
+        self.weights_MYX = nn.Parameter(torch.randn(sources, outputs, inputs))
+
+    def forward(self, coefficients_M: Tensor) -> Tensor:
+        """(M,) to (Y, X)."""
+        blended_YX: Tensor = torch.tensordot(coefficients_M, self.weights_MYX, dims=1)
+        return blended_YX
 
 
 class FeedForwardBlock(nn.Module):
@@ -89,18 +132,35 @@ def build_module(spec: OpSpec, *, seed: int = 0) -> nn.Module:
                 module = EmbeddingBlock(size["hidden"], size["vocab"], sequence)
             case "linear":
                 module = nn.Linear(size["in"], size["out"])
+            case "attention":
+                sizes, causal = (size["heads"], size["groups"], size["head_dim"]), "causal" in size
+                module = Attention(*sizes, spec.context.batch, spec.context.cached, causal)
+            case "moe":
+                module = build_moe(spec)
+            case "norm":
+                module = (nn.LayerNorm if size["parameters"] == 2 else nn.RMSNorm)(size["hidden"])
+            case "blend":
+                module = Blend(size["in"], size["out"], size["sources"])
             case _:
                 raise ValueError(f"there is no reference operation of kind {spec.kind!r}; give its own runner instead")
     return module.to(_dtype(spec)).eval()
 
 
 def build_input(spec: OpSpec, *, seed: int = 0) -> Tensor:
-    """A random input of one operation on the CPU: (B, S) ids for an embedding, (R, in) or (B, S, D) otherwise."""
+    """A random input of one operation on the CPU, of the shape that its module in this file takes."""
     size, batch, (sequence,) = spec.size, spec.context.batch, spec.context.sequences
     generator = torch.Generator().manual_seed(seed)
     if spec.kind == "embedding":
         return torch.randint(size["vocab"], (batch, sequence), generator=generator)
-    shape = (size["rows"], size["in"]) if spec.kind == "linear" else (batch, sequence, size["hidden"])
+    match spec.kind:
+        case "linear":
+            shape: tuple[int, ...] = (size["rows"], size["in"])
+        case "attention":
+            shape = (batch, sequence, (size["heads"] + 2 * size["groups"]) * size["head_dim"])
+        case "blend":
+            shape = (size["sources"],)
+        case _:
+            shape = (batch, sequence, size["hidden"])
     return torch.randn(shape, generator=generator).to(_dtype(spec))
 
 

@@ -243,9 +243,19 @@ def _table(
     backend: DeviceBackend,
     on_measured: OnMeasured | None,
 ) -> LatencyTable | None:
-    """The table frozen into the study, or that of the target machine; None where no latency is asked for."""
+    """The table frozen into the study, or that of the target machine; None where no latency is asked for.
+
+    Raises:
+        ValueError: the study is about another device than this one or the target.
+    """
     frozen = frozen_table(store, request.search.study_name)
     contexts = latency_contexts(request.search, context_of(request, opened.task))
+    wanted = request.target or backend.detect().fingerprint
+    if frozen is not None and frozen.device != wanted:
+        raise ValueError(
+            f"study {request.search.study_name!r} is about device {frozen.device}, asked for is {wanted}: go on there, "
+            f"start another study with --study-name, or keep its latencies as predictions with --target {frozen.device}"
+        )
     if frozen is not None or not contexts:
         return frozen
     if request.target not in (None, backend.detect().fingerprint):

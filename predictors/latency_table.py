@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kernels.op_spec import Context, OpSpec
-from predictors.predictor import Prediction
-from predictors.relative_fit import fit_line, leave_one_out_errors
+from predictors.predictor import COVERAGE, Prediction
+from predictors.relative_fit import fit_line, half_width, leave_one_out_errors
 from studies.records import Measurement, content_hash
 
 
@@ -80,7 +80,7 @@ class LatencyTable:
         return replace(self, scale=scale, overhead_seconds=overhead, errors=leave_one_out_errors(points))
 
     def predict(self, ops: Sequence[OpSpec], context: Context) -> Prediction:
-        """Seconds of one forward pass; bounds are the largest leave-one-out error either way.
+        """Seconds of one forward pass, and bounds that hold nine of ten such networks; see `relative_fit.half_width`.
 
         Raises:
             ValueError: an operation was not measured on this device.
@@ -88,8 +88,8 @@ class LatencyTable:
         seconds = self.scale * self._sum(ops, context) + self.overhead_seconds
         if not self.errors:
             return Prediction(seconds=seconds, low=0.0, high=math.inf)
-        worst = max(self.errors)
-        return Prediction(seconds=seconds, low=max(0.0, seconds * (1 - worst)), high=seconds * (1 + worst))
+        width = half_width(self.errors, COVERAGE)
+        return Prediction(seconds=seconds, low=max(0.0, seconds * (1 - width)), high=seconds * (1 + width))
 
     @property
     def error(self) -> float | None:

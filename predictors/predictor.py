@@ -8,10 +8,13 @@ from typing import Protocol
 
 from kernels.op_spec import Context, OpSpec
 
+COVERAGE = 0.9
+"""Probability with which a predictor's bounds hold the latency of a further network."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """A latency that was not measured, with the bounds its predictor's own error suggests.
+    """A latency that was not measured, between bounds that hold `COVERAGE` of such latencies.
 
     A predictor that was never compared with end-to-end latencies knows no bounds: 0 and infinity.
     """

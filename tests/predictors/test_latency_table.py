@@ -8,7 +8,8 @@ import pytest
 from kernels.op_cost import feed_forward, linear, model
 from kernels.op_spec import Context, OpSpec
 from predictors.latency_table import EndToEndRow, LatencyTable
-from predictors.predictor import LatencyPredictor
+from predictors.predictor import COVERAGE, LatencyPredictor
+from predictors.relative_fit import half_width
 from studies.records import Measurement
 
 CONTEXT = Context(batch=2, sequences=(8,))
@@ -84,15 +85,15 @@ def test_fit_recovers_scale_and_overhead() -> None:
     assert table.error == pytest.approx(0.0)
     prediction = table.predict([LARGE, LARGE], CONTEXT)
     assert prediction.seconds == pytest.approx(12.25)
-    assert prediction.low == pytest.approx(prediction.high)
+    assert prediction.seconds - prediction.low == pytest.approx(12.25 * half_width((0.0,) * 3, COVERAGE))
 
 
-def test_bounds_follow_the_worst_left_out_row() -> None:
+def test_bounds_follow_the_left_out_rows() -> None:
     table = TABLE.fitted([row(2.0, SMALL), row(8.0, LARGE)])
     assert table.errors == pytest.approx((abs(8 / 3 - 2) / 2, abs(6 - 8) / 8))
-    prediction = table.predict([SMALL, LARGE], CONTEXT)
-    assert prediction.low == pytest.approx(prediction.seconds * (1 - 1 / 3))
-    assert prediction.high == pytest.approx(prediction.seconds * (1 + 1 / 3))
+    prediction, width = table.predict([SMALL, LARGE], CONTEXT), half_width(table.errors, COVERAGE)
+    assert prediction.low == pytest.approx(prediction.seconds * (1 - width))
+    assert prediction.high == pytest.approx(prediction.seconds * (1 + width))
 
 
 def test_bounds_and_error_are_unknown_without_two_rows() -> None:

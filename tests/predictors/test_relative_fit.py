@@ -1,11 +1,12 @@
 """The robust line against a linear programme and against its own laws."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from predictors.relative_fit import Point, fit_line, leave_one_out_errors
+from predictors.relative_fit import PRIOR_ERROR, Point, fit_line, half_width, leave_one_out_errors
 
 positive = st.floats(0.01, 100.0)
 points = st.lists(st.tuples(positive, positive), min_size=1, max_size=6)
@@ -52,3 +53,21 @@ def test_one_point_gives_a_scale() -> None:
 
 def test_errors_are_those_of_lines_that_did_not_see_the_point() -> None:
     assert leave_one_out_errors([(1.0, 2.0), (2.0, 8.0)]) == pytest.approx((1.0, 0.5))
+
+
+def test_half_width_holds_as_many_as_stated() -> None:
+    """Errors as the prior expects them: nine of ten further ones lie within, for any number of left-out ones."""
+    rng = np.random.default_rng(0)
+    for count in (2, 5, 50):
+        held = [
+            abs(rng.normal(scale=PRIOR_ERROR)) <= half_width(rng.normal(scale=PRIOR_ERROR, size=count).tolist(), 0.9)
+            for _ in range(2000)
+        ]
+        assert 0.88 <= np.mean(held) <= 0.95
+
+
+def test_half_width_follows_large_errors_and_small_ones() -> None:
+    assert half_width([0.2] * 5, 0.9) > 0.2
+    assert half_width([0.001] * 50, 0.9) < 0.02
+    with pytest.raises(ValueError, match="between 0 and 1, got 0"):
+        half_width([0.1], 0.0)

@@ -1,0 +1,80 @@
+"""How repeatable the measurements of this machine are: whole networks, timed a second time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kernels.device import DeviceBackend
+from kernels.op_spec import Context
+from kernels.timing import TimingSettings
+from nas.end_to_end import NetworkLatency, measure_networks
+from nas.measuring import OnMeasured, calibration_genotypes
+from studies.records import Measurement
+from studies.store import StudyStore
+from supernets.supernet import Supernet
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repeatability:
+    """Two measurements of the same networks, both with the calibration of the store.
+
+    Attributes:
+        networks: what they are called.
+    """
+
+    networks: tuple[str, ...]
+    stored: tuple[NetworkLatency, ...]
+    again: tuple[NetworkLatency, ...]
+
+    @property
+    def error(self) -> float:
+        """Mean absolute relative difference."""
+        return float(np.mean([abs(b.seconds / a.seconds - 1) for a, b in zip(self.stored, self.again, strict=True)]))
+
+    @property
+    def rank_correlation(self) -> float:
+        """Kendall's tau of both."""
+        from scipy.stats import kendalltau
+
+        first, second = ([latency.seconds for latency in side] for side in (self.stored, self.again))
+        return float(np.nan_to_num(kendalltau(first, second)[0]))
+
+
+def repeatability(
+    supernet: Supernet,
+    context: Context,
+    store: StudyStore,
+    backend: DeviceBackend,
+    *,
+    settings: TimingSettings | None = None,
+    on_progress: OnMeasured | None = None,
+) -> Repeatability:
+    """Time the networks that calibrate the latency table again; the store keeps the first measurements.
+
+    What the store lacks is measured first, and kept.
+    """
+    rows = store.measurements(backend.detect().fingerprint)
+    genotypes = calibration_genotypes(supernet.space)
+
+    def timed(stored: Sequence[Measurement], keeps: bool) -> list[NetworkLatency]:
+        return measure_networks(
+            supernet,
+            [supernet.space.decode(genotype) for genotype in genotypes],
+            context,
+            backend,
+            settings=settings,
+            stored=stored,
+            on_measured=(lambda row: store.put_measurements([row])) if keeps else None,
+            on_progress=on_progress,
+        )
+
+    first = timed(rows, keeps=True)
+    operations = [
+        row for row in store.measurements(backend.detect().fingerprint) if not row.op_key.startswith("model[")
+    ]
+    second = timed(operations, keeps=False)
+    names = ("-".join(map(str, genotype)) for genotype in genotypes)
+    return Repeatability(networks=tuple(names), stored=tuple(first), again=tuple(second))
