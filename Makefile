@@ -9,6 +9,7 @@ TABLES ?=
 CSV ?=
 NB201 ?=
 JOBS ?= 2
+MINUTES ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
@@ -16,7 +17,7 @@ BENCHMARK = $(BIN)/python tests/benchmarks/$(1).py $(if $(FULL),--full)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check format wheel clean check-kernels bench-supernet bench-instatune bench-store bench-crash bench-search bench-search-live \
-	bench-kernels bench-latency table-minilm
+	bench-kernels bench-latency bench-mos table-minilm
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -85,6 +86,9 @@ bench-kernels: $(VENV)/.dev ## the mixture-of-experts layer on the CPU against t
 
 bench-latency: $(VENV)/.dev ## latency predictors: make bench-latency CSV="FILE ..." NB201=FILE; the rest needs make demo
 	OMP_NUM_THREADS=1 $(call BENCHMARK,latency) $(if $(CSV),--csv $(CSV)) $(if $(NB201),--nb201 $(NB201))
+
+bench-mos: $(VENV)/.dev ## supernet recipes and mixtures against networks trained alone (resumable: MINUTES=60)
+	OMP_NUM_THREADS=1 $(call BENCHMARK,mos) $(if $(MINUTES),--minutes $(MINUTES))
 
 table-minilm: $(VENV)/.dev ## evaluate every network of a closed part of the demo's supernet (resumable)
 	$(BIN)/python tests/benchmarks/minilm_table.py --threads 2

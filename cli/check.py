@@ -52,6 +52,7 @@ def _facts(found: Check) -> dict[str, object]:
         "networks": found.space.networks,
         "smallest parameters": found.space.parameters[0],
         "largest parameters": found.space.parameters[1],
+        **({} if found.mixture_parameters is None else {"mixture parameters": found.mixture_parameters}),
         "training steps": found.estimate.steps,
         "training time": duration(found.estimate.seconds),
         "training memory": f"{found.estimate.memory_bytes / 2**20:.0f} MiB",

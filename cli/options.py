@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nas.searching import SearchRequest
     from nas.settings import SearchSettings
     from nas.tune_request import Duration, TuneRequest
+    from supernets.mixture import MixtureSettings
     from supernets.task import TaskSettings
 
 DEFAULT_EPOCHS = 3.0
@@ -147,15 +148,22 @@ class TrainingOptions:
     time_budget: Annotated[
         str | None, typer.Option(help="As many steps as fit, such as 20m or 1h30m; a teacher's training included.")
     ] = None
+    passes: Annotated[
+        float | None, typer.Option(help="As many steps as cost so many passes of the full network, there and back.")
+    ] = None
     batch_size: Annotated[int, typer.Option(help="Examples per step.")] = 32
     learning_rate: Annotated[float, typer.Option(help="Its peak, after warm-up.")] = 2e-4
-    alpha: Annotated[float, typer.Option(help="Share of the hard-label loss.")] = 0.3
-    gamma: Annotated[float, typer.Option(help="1 distils from a teacher, 0 from the supernet itself.")] = 1.0
-    rho: Annotated[float, typer.Option(help="Distillation temperature.")] = 2.0
-    subnets: Annotated[int, typer.Option(help="Random sub-networks per step.")] = 1
+    recipe: Annotated[str, typer.Option(help="Way to train: a file in supernets/recipes.")] = "instatune"
+    alpha: Annotated[float | None, typer.Option(help="Share of the hard-label loss; default: the recipe's.")] = None
+    gamma: Annotated[
+        float | None, typer.Option(help="1 distils from a teacher, 0 from the supernet itself; default: the recipe's.")
+    ] = None
+    rho: Annotated[float | None, typer.Option(help="Distillation temperature; default: the recipe's.")] = None
+    subnets: Annotated[int | None, typer.Option(help="Random sub-networks per step; default: the recipe's.")] = None
     sampling: Annotated[
-        Literal["full", "instatune", "sandwich", "smallest"], typer.Option(help="Which networks a step trains.")
-    ] = "instatune"
+        Literal["full", "single-path", "instatune", "sandwich", "smallest"] | None,
+        typer.Option(help="Which networks a step trains; default: the recipe's."),
+    ] = None
     train_embeddings: Annotated[bool, typer.Option("--train-embeddings", help="Also train embeddings.")] = False
     teacher: Annotated[str | None, typer.Option(help="Fine-tuned checkpoint to distil from; default: make one.")] = None
     start: Annotated[
@@ -166,6 +174,15 @@ class TrainingOptions:
     min_depth: Annotated[float, typer.Option(help="Share of the layers the shallowest network keeps.")] = 1 / 3
     head_options: Annotated[int, typer.Option(help="Head counts per layer.")] = 4
     width_options: Annotated[int, typer.Option(help="Feed-forward widths per layer.")] = 6
+    mixture: Annotated[
+        Literal["none", "layer", "neuron"],
+        typer.Option(help="Weights of its own for every network, blended by layer or by neuron."),
+    ] = "none"
+    experts: Annotated[int | None, typer.Option(help="Weights that a mixture blends; default 2.")] = None
+    rank: Annotated[int | None, typer.Option(help="Rank by which a mixture's experts differ; default full.")] = None
+    mixed: Annotated[
+        list[str] | None, typer.Option(help="What a mixture blends: ffn or attention; repeated; default ffn.")
+    ] = None
     uniform: Annotated[bool, typer.Option("--uniform", help="Same sizes in all layers: stock classes load all.")] = (
         False
     )
@@ -175,9 +192,11 @@ class TrainingOptions:
         from nas.tune_request import TuneRequest
         from supernets.family import SpaceOptions
         from supernets.finetune import TuneSettings
-        from supernets.recipe import Recipe
+        from supernets.recipe import load_recipe
 
-        recipe = Recipe(alpha=self.alpha, gamma=self.gamma, rho=self.rho, subnets=self.subnets, sampling=self.sampling)
+        names = ("alpha", "gamma", "rho", "subnets", "sampling")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        recipe = replace(load_recipe(self.recipe), **given)
         tuning = TuneSettings(
             steps=1 if self.steps is None else self.steps,
             batch_size=self.batch_size,
@@ -201,18 +220,38 @@ class TrainingOptions:
             tuning=tuning,
             duration=self._duration(),
             space=space,
+            mixture=self._mixture(),
             teacher=self.teacher,
             start=self.start,
         )
 
+    def _mixture(self) -> MixtureSettings | None:
+        from supernets.mixture import MixtureSettings
+
+        modules = tuple(self.mixed) if self.mixed else None
+        chosen = {"experts": self.experts, "rank": self.rank, "modules": modules}
+        given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+        if self.mixture != "none":
+            return MixtureSettings(kind=self.mixture, **given)
+        if given:
+            raise ValueError("--experts, --rank and --mixed need --mixture layer or --mixture neuron")
+        return None
+
     def _duration(self) -> Duration | None:
         from nas.tune_request import Duration
 
-        given = {"--steps": self.steps, "--epochs": self.epochs, "--time-budget": self.time_budget}
+        given = {
+            "--steps": self.steps,
+            "--epochs": self.epochs,
+            "--time-budget": self.time_budget,
+            "--passes": self.passes,
+        }
         if len(named := [name for name, value in given.items() if value is not None]) > 1:
             raise ValueError(f"how long to train is said once, got {' and '.join(named)}")
         if self.time_budget is not None:
             return Duration(seconds=parse_duration(self.time_budget))
+        if self.passes is not None:
+            return Duration(passes=self.passes)
         return None if self.steps is not None else Duration(epochs=self.epochs or DEFAULT_EPOCHS)
 
 

@@ -39,6 +39,7 @@ class Check:
         has_head: whether the checkpoint already is a classifier; it then is baseline and teacher.
         teacher: the checkpoint that is distilled from, if it is there already.
         trains_teacher: whether one is fine-tuned first.
+        mixture_parameters: what experts and routers come to, on top of the model; None for plain weight sharing.
         estimate: of the whole training, the teacher's included.
     """
 
@@ -48,6 +49,7 @@ class Check:
     teacher: str | None
     trains_teacher: bool
     space: SpaceFacts
+    mixture_parameters: int | None
     estimate: Estimate
 
 
@@ -61,6 +63,7 @@ def check(request: TuneRequest) -> Check:
     prepared = prepare(request)
     foreseen = training_estimate(request, prepared.supernet, prepared.task)
     steps = decided_steps(request, prepared.task, lambda: foreseen)
+    mixture = prepared.supernet.trained_source
     return Check(
         summary=prepared.task.summary(),
         labels=prepared.task.labels,
@@ -68,6 +71,7 @@ def check(request: TuneRequest) -> Check:
         teacher=given_teacher(request) if request.tuning.recipe.needs_teacher else None,
         trains_teacher=needs_training(request),
         space=space_facts(prepared.supernet),
+        mixture_parameters=None if mixture is None else sum(parameter.numel() for parameter in mixture.parameters()),
         estimate=foreseen.lasting(steps),
     )
 

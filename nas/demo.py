@@ -31,7 +31,8 @@ from studies.store import StudyStore
 from supernets.checkpoint import load_classifier, load_exported, load_teacher_logits
 from supernets.evaluation import evaluate
 from supernets.family import Layout
-from supernets.finetune import TuneSettings, distilled, tune
+from supernets.finetune import TuneSettings, tune
+from supernets.recipe import distilled
 from supernets.supernet import Supernet
 from supernets.task import TEST, TRAIN, Task, TaskSettings
 

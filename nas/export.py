@@ -25,8 +25,8 @@ from studies.study_book import Artifact
 from supernets.checkpoint import PROVENANCE_FILE, load_classifier, load_teacher_logits, write_network
 from supernets.evaluation import Quality, evaluate, predict_logits, resolve_precision
 from supernets.family import Layout
-from supernets.finetune import TuneProgress, TuneSettings, distilled, tune
-from supernets.recipe import Recipe
+from supernets.finetune import TuneProgress, TuneSettings, tune
+from supernets.recipe import Recipe, distilled
 from supernets.supernet import Supernet
 from supernets.task import TRAIN, VALIDATION
 
@@ -256,7 +256,16 @@ def recover(
     request: ExportRequest,
     on_progress: Callable[[TuneProgress], None] | None = None,
 ) -> nn.Module:
-    """Train one extracted network for a few steps, distilling from the supernet's teacher (or its largest network)."""
+    """Train one extracted network for a few steps, distilling from the supernet's teacher (or its largest network).
+
+    Raises:
+        ValueError: the supernet was tuned on plain text, which no teacher answers.
+    """
+    if not opened.task.trains_head:
+        raise ValueError(
+            f"a supernet of {opened.task.settings.kind} has no teacher to recover by: export without --recover, or "
+            "fine-tune the network on a task (nas.adapting)"
+        )
     tuning = opened.record["tuning"]
     settings = TuneSettings(
         steps=request.recovery_steps,

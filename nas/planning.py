@@ -1,4 +1,4 @@
-"""How many steps a training run takes, decided once: from epochs, or from what this machine does in a given time."""
+"""How many steps a training run takes, decided once: from epochs, passes, or what this machine does in a given time."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ def recalled(request: TuneRequest, workspace: Workspace) -> TuneRequest | None:
 
 
 def decided_steps(request: TuneRequest, task: Task, foreseen: Callable[[], Estimate]) -> int:
-    """The number of optimiser steps a request comes to; `foreseen` is asked where a time budget decides."""
+    """The number of optimiser steps a request comes to; `foreseen` is asked where a budget decides."""
     duration = request.duration
     if duration is None:
         return request.tuning.steps
     if duration.epochs is not None:
         per_epoch = math.ceil(task.size(TRAIN) / request.tuning.batch_size)
         return max(1, math.ceil(duration.epochs * per_epoch))
-    assert duration.seconds is not None, "a duration is epochs or seconds"
+    if duration.passes is not None:
+        return foreseen().steps_costing(duration.passes)
+    assert duration.seconds is not None, "a duration is epochs, seconds or passes"
     return foreseen().steps_within(duration.seconds)
 
 

@@ -10,7 +10,8 @@ from nas.tune_request import TuneRequest
 from nas.workspace import Workspace
 from supernets.checkpoint import head_labels, load_classifier, save_classifier
 from supernets.evaluation import Precision, evaluate, predict_logits, resolve_precision
-from supernets.finetune import TuneProgress, TuneSettings, plain_recipe, tune
+from supernets.finetune import TuneProgress, TuneSettings, tune
+from supernets.recipe import plain_recipe
 from supernets.supernet import Supernet
 from supernets.task import TRAIN, VALIDATION, Task
 
@@ -66,7 +67,8 @@ def order_after_learning(request: TuneRequest) -> TuneSettings:
 def start_from_teacher(request: TuneRequest, supernet: Supernet, task: Task, workspace: Workspace) -> None:
     """Give a supernet the weights of the teacher that was fine-tuned for it, if that is where it shall start."""
     if request.start == "teacher" and needs_training(request):
-        supernet.model.load_state_dict(load_classifier(str(workspace.teacher), task.labels).model.state_dict())
+        learnt = load_classifier(str(workspace.teacher), task.labels).model.state_dict()
+        supernet.model.load_state_dict({**supernet.model.state_dict(), **learnt})
 
 
 def find_teacher(

@@ -25,6 +25,7 @@ from supernets.data.encoding import length_limit
 from supernets.estimate import Estimate
 from supernets.evaluation import evaluate, resolve_precision
 from supernets.finetune import TuneProgress, tune
+from supernets.mixture import Mixture
 from supernets.supernet import Supernet
 from supernets.task import TRAIN, VALIDATION, Task, TaskSettings
 from supernets.training_state import TrainingState
@@ -77,8 +78,12 @@ def prepare(request: TuneRequest) -> Prepared:
         ValueError: unusable checkpoint, task or settings.
     """
     task, tokenizer = open_task(request.task, request.model)
+    if request.tuning.recipe.needs_teacher and not task.trains_head:
+        raise ValueError(f"{request.task.kind} has no strong teacher: use --recipe sandwich-distilled, or --gamma 0")
     model = load_classifier(request.model, task.labels, request.tuning.seed).model
     supernet = Supernet.wrap(model, options=request.space)
+    if request.mixture is not None:
+        supernet.adopt(Mixture(supernet, request.mixture, seed=request.tuning.seed))
     return Prepared(
         task=with_answers(task, given_teacher(request), request.tuning.device), tokenizer=tokenizer, supernet=supernet
     )
@@ -126,7 +131,7 @@ def tune_supernet(
     )
     record = {"request": request.to_json(), **_record(known, prepared, teacher, done)}
     logits = None if teacher is None else teacher.logits_NC
-    save_supernet(supernet, workspace.supernet, prepared.tokenizer, record, logits)
+    save_supernet(supernet, workspace.supernet, prepared.tokenizer, record, logits, has_head=task.trains_head)
     state.unlink(missing_ok=True)
     return workspace.supernet
 

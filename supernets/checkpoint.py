@@ -22,9 +22,11 @@ from torch import Tensor, nn
 
 from studies.errors import VerificationError
 from supernets.family import Family, Layout
+from supernets.mixture import Mixture
+from supernets.mixture_file import MIXTURE_FILE, load_mixture, save_mixture
 from supernets.space import SearchSpace
 from supernets.staging import staged_folder
-from supernets.supernet import Supernet, family_for
+from supernets.supernet import Supernet, belongs_to_source, family_for
 
 SUPERNET_FILE = "supernet.json"
 PROVENANCE_FILE = "supernas.json"
@@ -90,8 +92,17 @@ def load_classifier(source: str, labels: tuple[str, ...], seed: int = 0) -> Clas
 
     Raises:
         ValueError: no checkpoint there, an unsupported model type, corrupt or incomplete weights, or a head whose
-            classes are not the task's.
+            classes are not the task's; or a mixture, of which no single model is to be had.
     """
+    if (Path(source) / MIXTURE_FILE).is_file():
+        raise ValueError(
+            f"{source} is a mixture of supernets, and its model's own weights are but the mean of its experts; "
+            "give the model it was made from, or a network exported from it"
+        )
+    return _classifier(source, labels, seed)
+
+
+def _classifier(source: str, labels: tuple[str, ...], seed: int = 0) -> Classifier:
     from transformers import AutoModelForSequenceClassification
 
     existing = head_labels(source)
@@ -110,13 +121,14 @@ def load_classifier(source: str, labels: tuple[str, ...], seed: int = 0) -> Clas
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=existing is None,
         )
     except Exception as error:  # safetensors, OSError, ValueError, RuntimeError: all mean the same to the user
         raise ValueError(f"cannot load the weights of {source}: {_first_line(error)}") from error
     body = f"{model.base_model_prefix}."
     missing = [
         name
-        for name in info["missing_keys"]
+        for name in (*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"]))
         if existing is not None or (name.startswith(body) and ".pooler." not in name)
     ]
     if missing:
@@ -146,15 +158,21 @@ def save_supernet(
     tokenizer: Any,
     record: Mapping[str, Any],
     teacher_logits_NC: Tensor | None = None,
+    *,
+    has_head: bool = True,
 ) -> None:
     """Write weights, configuration, tokenizer and ``supernet.json`` (space, hash and `record`) as one folder.
 
-    The teacher's logits on the training examples are kept for networks that recover later.
+    The experts and routers of a mixture have a file of their own beside the model's weights. The teacher's logits on
+    the training examples are kept for networks that recover later. A model without `has_head` is marked as a bare
+    encoder, so that nobody takes its untrained head for a classifier.
     """
     with staged_folder(folder) as staged:
         if teacher_logits_NC is not None:
             save_file({"logits": teacher_logits_NC.contiguous()}, staged / TEACHER_FILE)
-        _write_model(supernet.model, staged, tokenizer)
+        _write_model(supernet.model, staged, tokenizer, has_head)
+        if isinstance(supernet.trained_source, Mixture):
+            save_mixture(supernet.trained_source, supernet, staged / MIXTURE_FILE)
         content = {"space": supernet.space.to_json(), "hash": supernet.hash, **record}
         (staged / SUPERNET_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
@@ -165,10 +183,14 @@ def save_classifier(model: nn.Module, folder: Path, tokenizer: Any) -> None:
         _write_model(model, staged, tokenizer)
 
 
-def _write_model(model: Any, folder: Path, tokenizer: Any) -> None:
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+def _write_model(model: Any, folder: Path, tokenizer: Any, has_head: bool = True) -> None:
+    state = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if not belongs_to_source(name)
+    }
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    model.config.architectures = [type(model).__name__]
+    model.config.architectures = [type(model if has_head else model.base_model).__name__]
     model.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -196,8 +218,10 @@ def load_supernet(folder: Path) -> tuple[Supernet, Any, dict[str, Any]]:
     """Supernet (in evaluation mode), tokenizer and record of a folder; ValueError if its weights were changed."""
     record = read_supernet_record(folder)
     labels = head_labels(str(folder))
-    loaded = load_classifier(str(folder), labels or ())
+    loaded = _classifier(str(folder), labels or tuple(record.get("task", {}).get("labels") or ()))
     supernet = Supernet(loaded.model, SearchSpace.from_json(record["space"]))
+    if (folder / MIXTURE_FILE).is_file():
+        load_mixture(folder / MIXTURE_FILE, supernet)
     if supernet.hash != record["hash"]:
         raise ValueError(
             f"the weights in {folder} are not the ones its record describes (hash {supernet.hash}, "

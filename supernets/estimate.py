@@ -1,11 +1,11 @@
 """What training will take, from a few real passes on this machine: time, and memory.
 
 Time of one optimiser step, with `t` and `f` the seconds of a forward and backward pass, and of a forward pass, of the
-full network on a batch of mean length, `u` those of the optimiser's update, and `r` the mean MACs of a step's
-sub-networks relative to the full network's:
+full network on a batch of mean length, `u` those of the optimiser's update, `r` the mean MACs of the networks that a
+step trains relative to the full network's, and `c` those of the candidates it tries:
 
     t + u                    while the full network trains alone (`TuneSettings.order_fraction` of the steps)
-    t * (1 + r) + u          afterwards
+    t * r + f * c + u        afterwards
 
 Passes are timed on a batch of median length and scaled by the mean length over the median. Once come
 
@@ -15,7 +15,9 @@ Passes are timed on a batch of median length and scaled by the mean length over 
   examples at the end, and over training and validation examples for a strong teacher's answers.
 
 Memory is counted for the longest batch: all weights, a gradient and two Adam moments in float32 for everything that is
-trained, and the activations that autograd keeps for the backward pass of the full network, counted as it keeps them.
+trained, and the larger of two that take turns: the activations that autograd keeps for the backward pass of the full
+network, counted as it keeps them, and the square roots of second moments, which an update holds for everything that is
+trained. The experts and routers of a mixture are weights among others; the weights they generate count as activations.
 What the interpreter, the libraries and the allocator take besides is not in it.
 """
 
@@ -32,14 +34,18 @@ from torch import Tensor, nn
 
 from kernels.op_spec import Context
 from studies.errors import ResourceError
+from supernets.cost_classes import CostClasses
 from supernets.evaluation import autocast, is_out_of_memory, resolve_precision
-from supernets.finetune import TuneSettings, make_optimizer, trainable, watched
+from supernets.finetune import TuneSettings, make_optimizer, median_macs, trainable, watched
 from supernets.space import Architecture
 from supernets.supernet import Supernet
 from supernets.task import TRAIN, VALIDATION, Batch, Task
 
 SAMPLED_STEPS = 64
 """Steps whose sub-networks are drawn to learn what a step costs on average."""
+
+FORWARD_SHARE = 1 / 3
+"""Of a forward and backward pass, by multiply-accumulates."""
 
 TIMED_CALLS = 2
 """Whose mean counts, after one call that warms up."""
@@ -54,12 +60,14 @@ class Estimate:
 
     Attributes:
         steps: optimiser steps it holds for.
+        step_passes: forward and backward passes of the full network that a step costs as much as, on average.
         step_seconds: of one of them, on average over the run.
         fixed_seconds: what does not grow with the steps.
         memory_bytes: at the longest batch.
     """
 
     steps: int
+    step_passes: float
     step_seconds: float
     fixed_seconds: float
     memory_bytes: int
@@ -74,6 +82,7 @@ class Estimate:
         assert self.steps == other.steps, "runs of different lengths have no common step"
         return Estimate(
             steps=self.steps,
+            step_passes=self.step_passes + other.step_passes,
             step_seconds=self.step_seconds + other.step_seconds,
             fixed_seconds=self.fixed_seconds + other.fixed_seconds,
             memory_bytes=max(self.memory_bytes, other.memory_bytes),
@@ -94,6 +103,10 @@ class Estimate:
             shortest = self.fixed_seconds + self.step_seconds
             raise ValueError(f"a time budget of {seconds:.0f} s is too short: one step takes {shortest:.0f} s in all")
         return steps
+
+    def steps_costing(self, passes: float) -> int:
+        """Steps that cost as much as so many forward and backward passes of the full network, at least one."""
+        return max(1, int(passes / self.step_passes))
 
 
 def estimate(supernet: Supernet, task: Task, settings: TuneSettings) -> Estimate:
@@ -116,16 +129,16 @@ def estimate(supernet: Supernet, task: Task, settings: TuneSettings) -> Estimate
                 f"out of memory with {settings.batch_size} examples a batch; try --batch-size {smaller}"
             ) from error
         weights = sum(p.numel() * p.element_size() for p in supernet.model.parameters())
-        trained = 3 * 4 * sum(p.numel() for p in parameters.values())
+        optimised = 4 * sum(p.numel() for p in parameters.values())
     elastic = 1 - max(settings.order_fraction, 0.0)
-    drawn = [settings.recipe.sample(supernet.space, settings.seed, step) for step in range(SAMPLED_STEPS)]
-    relative = _relative_macs(supernet, task, [architecture for step in drawn for architecture in step])
+    trained, tried = _work(supernet, task, settings)
     examples = _forward_examples(supernet, task, settings)
     return Estimate(
         steps=settings.steps,
-        step_seconds=both * (1 + elastic * relative / SAMPLED_STEPS) + update,
+        step_passes=1 + elastic * (trained - 1 + FORWARD_SHARE * tried),
+        step_seconds=both * (1 + elastic * (trained - 1)) + forward * elastic * tried + update,
         fixed_seconds=_order_seconds(supernet, settings, both, forward) + forward * examples / settings.batch_size,
-        memory_bytes=weights + trained + activations,
+        memory_bytes=weights + 3 * optimised + max(activations, optimised),
     )
 
 
@@ -203,7 +216,7 @@ def _seconds(call: Callable[[], None], device: str) -> float:
 def _loss(supernet: Supernet, task: Task, batch: Batch, settings: TuneSettings) -> Tensor:
     on_device = batch.to(settings.device)
     with autocast(resolve_precision(settings.precision, settings.device), settings.device):
-        logits: Tensor = supernet(**on_device.inputs).logits.float()
+        logits = task.logits(supernet, on_device)
     return logits.square().mean() if on_device.labels is None else task.loss(logits, on_device.labels)
 
 
@@ -218,6 +231,20 @@ def _relative_macs(supernet: Supernet, task: Task, architectures: Iterable[Archi
     context = Context(sequences=task.length_quantiles(TRAIN, 1))
     full = supernet.count_macs(supernet.space.decode(supernet.space.largest), context)
     return sum(supernet.count_macs(architecture, context) for architecture in architectures) / full
+
+
+def _work(supernet: Supernet, task: Task, settings: TuneSettings) -> tuple[float, float]:
+    """MACs of what a step trains, and of the candidates it tries, in full networks; the mean over sampled steps."""
+    recipe, space, seed = settings.recipe, supernet.space, settings.seed
+    classes = CostClasses(median_macs(supernet, task), seed)
+    drawn = [
+        candidates
+        for step in range(SAMPLED_STEPS)
+        for candidates in recipe.sample(space, seed, step, progress=step / SAMPLED_STEPS, classes=classes)
+    ]
+    trained = sum(_relative_macs(supernet, task, candidates) / len(candidates) for candidates in drawn)
+    tried = sum(_relative_macs(supernet, task, candidates) for candidates in drawn if len(candidates) > 1)
+    return recipe.trains_full + trained / SAMPLED_STEPS, tried / SAMPLED_STEPS
 
 
 def _forward_examples(supernet: Supernet, task: Task, settings: TuneSettings) -> float:

@@ -18,7 +18,7 @@ from supernets.task import UNLABELLED, Task
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Network = Callable[..., Any]
-"""Anything called with a batch's inputs that returns an object with ``.logits`` [B, C]."""
+"""A supernet, a model, or anything else that the task asks for logits."""
 
 
 def resolve_precision(precision: Precision, device: str) -> Literal["float32", "bfloat16"]:
@@ -46,14 +46,15 @@ def predict_logits(
     precision: Literal["float32", "bfloat16"] = "float32",
     indices: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Float32 logits [N, C] and labels [N] of a split (of `indices`, if given), in the order of the examples."""
+    """A task's answers, such as logits [N, C], and labels [N] of a split (of `indices`, if given), in order."""
     positions, logits, labels = [], [], []
     with autocast(precision, device):
         for batch in task.batches(split, batch_size, indices=indices):
             on_device = batch.to(device)
-            logits.append(network(**on_device.inputs).logits.float().cpu())
+            rows_BC, labels_B = task.answers(network, on_device)
+            logits.append(rows_BC.cpu())
             positions.append(batch.indices)
-            labels.append(torch.full((len(batch),), UNLABELLED) if batch.labels is None else batch.labels)
+            labels.append(torch.full((len(batch),), UNLABELLED) if labels_B is None else labels_B.cpu())
     order = torch.cat(positions).argsort()
     return torch.cat(logits)[order], torch.cat(labels)[order]
 

@@ -1,6 +1,6 @@
 """Builds a supernet while fine-tuning it: one resumable loop for plain, distilled and weight-sharing training.
 
-A step runs the full network and the recipe's sub-networks, one backward pass each, then one optimiser step. After a
+A step runs the networks of the recipe, one backward pass each, then one optimiser step. After a
 share of the steps, which train the full network alone, units and layers are put in order of importance and become
 elastic. All randomness is a function of (seed, step), so that a resumed run continues bit for bit.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kernels.op_spec import Context
 from studies.errors import ResourceError
 from studies.records import content_hash
+from supernets.cost_classes import Cost, CostClasses
 from supernets.evaluation import Precision, autocast, evaluate, is_out_of_memory, resolve_precision
 from supernets.importance import order_by_importance
-from supernets.recipe import Recipe, learning_rate_factor, step_seed
+from supernets.recipe import Candidates, Recipe, learning_rate_factor, step_seed
 from supernets.space import Architecture, SearchSpace
 from supernets.supernet import Supernet
 from supernets.task import TRAIN, VALIDATION, Batch, Task
@@ -116,12 +118,14 @@ class Tuner:
         *,
         teacher_logits_NC: Tensor | None = None,
         state_file: Path | None = None,
+        cost: Cost | None = None,
     ) -> None:
         """Prepare training, and resume from `state_file` if it exists.
 
         Args:
             teacher_logits_NC: the strong teacher's logits on the training split, needed where the recipe uses one.
             state_file: where the training state is kept; None trains without.
+            cost: by which a recipe with candidates forms classes; default multiply-accumulates at the median length.
 
         Raises:
             ValueError: the recipe needs a teacher that is missing, or the state belongs to another run.
@@ -131,6 +135,7 @@ class Tuner:
         if settings.recipe.needs_teacher is False and settings.recipe.alpha < 1 and settings.recipe.sampling == "full":
             raise ValueError("sampling full with alpha < 1 needs a strong teacher: give one, or set alpha to 1")
         self.supernet, self.task, self.settings = supernet, task, settings
+        self.classes = CostClasses(cost or median_macs(supernet, task), settings.seed)
         self.teacher_logits_NC = teacher_logits_NC
         self.state_file = state_file
         self.precision = resolve_precision(settings.precision, settings.device)
@@ -206,17 +211,15 @@ class Tuner:
         if recipe.needs_teacher:
             assert self.teacher_logits_NC is not None
             teacher = self.teacher_logits_NC[batch.indices].to(settings.device)
-        batch = batch.to(settings.device)
-        logits, hard = self._forward(batch)
-        loss = recipe.full_loss(hard, logits, teacher)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total = loss.item()
-        for architecture in recipe.sample(self.supernet.space, settings.seed, step) if self._is_elastic else []:
-            with self.supernet.active(architecture):
-                sub_logits, hard = self._forward(batch)
-                loss = recipe.subnet_loss(hard, sub_logits, logits.detach(), teacher)
-                loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
+        batch, total, full_BC = batch.to(settings.device), 0.0, None
+        if recipe.trains_full or not self._is_elastic:
+            logits, hard = self._forward(batch)
+            total += _backward(recipe.full_loss(hard, logits, teacher))
+            full_BC = logits.detach()
+        for candidates in self._drawn() if self._is_elastic else []:
+            with self.supernet.active(self._best(candidates, batch)):
+                logits, hard = self._forward(batch)
+                total += _backward(recipe.subnet_loss(hard, logits, full_BC, teacher))
         if not math.isfinite(total):
             self.optimizer.zero_grad(set_to_none=True)
             raise ValueError(
@@ -236,10 +239,29 @@ class Tuner:
     def _is_elastic(self) -> bool:
         return self.state.step >= self.settings.order_step
 
+    def _drawn(self) -> list[Candidates]:
+        """The sub-networks of this step."""
+        settings, step = self.settings, self.state.step
+        alone = max(settings.order_step, 0)
+        progress = (step - alone) / (settings.steps - alone)
+        return settings.recipe.sample(self.supernet.space, settings.seed, step, progress=progress, classes=self.classes)
+
+    @torch.no_grad()
+    def _best(self, candidates: Candidates, batch: Batch) -> Architecture:
+        """The candidate with the lowest hard-label loss on the batch (BestUp of AttentiveNAS, arXiv 2011.09011)."""
+        if len(candidates) == 1:
+            return candidates[0]
+
+        def loss(architecture: Architecture) -> float:
+            with self.supernet.active(architecture):
+                return float(self._forward(batch)[1])
+
+        return min(candidates, key=loss)
+
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits [B, C] and hard-label loss; a batch without labels has loss 0."""
         with autocast(self.precision, self.settings.device):
-            logits = self.supernet(**batch.inputs).logits.float()
+            logits = self.task.logits(self.supernet, batch)
         hard = logits.new_zeros(()) if batch.labels is None else self.task.loss(logits, batch.labels)
         return logits, hard
 
@@ -298,14 +320,15 @@ def watched(space: SearchSpace) -> dict[str, Architecture]:
     return {name: space.decode(genotype) for genotype, name in reversed(names.items())}
 
 
-def plain_recipe() -> Recipe:
-    """Fine-tuning of the full network on hard labels alone."""
-    return Recipe(alpha=1.0, gamma=0.0, sampling="full")
+def median_macs(supernet: Supernet, task: Task) -> Cost:
+    """Multiply-accumulates of a network at the median length of the training data."""
+    context = Context(sequences=task.length_quantiles(TRAIN, 1))
+    return lambda architecture: float(supernet.count_macs(architecture, context))
 
 
-def distilled(recipe: Recipe) -> Recipe:
-    """Fine-tuning of the full network with a recipe's distillation from a strong teacher, without sub-networks."""
-    return replace(recipe, gamma=1.0, sampling="full")
+def _backward(loss: Tensor) -> float:
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.item()
 
 
 def trainable(model: nn.Module, freeze_embeddings: bool) -> dict[str, nn.Parameter]:

@@ -270,6 +270,10 @@ class SearchSpace:
             )
             yield self.encode(Architecture(layers))
 
+    def axes_of(self, layer: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """(axis, options) of everything that varies in a layer, in axis order."""
+        return tuple((axis, self.choices[gene].options) for axis, gene in self._genes_of_layer[layer])
+
     def features(self, genotype: Genotype) -> tuple[float, ...]:
         """Per layer: kept (0 or 1), then every axis scaled by its largest option, 0 where the layer is dropped.
 

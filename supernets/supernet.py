@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from math import prod
 from typing import Any, cast
@@ -14,12 +15,15 @@ from torch import Tensor, nn
 
 from kernels.op_spec import BYTES_PER_ELEMENT, Context, OpSpec
 from studies.discovery import VariantFolder
-from supernets.elastic import ElasticGroup, Orders, cuts_by_parameter, permute_units, sliced_numel
+from supernets.elastic import ElasticGroup, Member, Orders, cuts_by_parameter, permute_units, sliced_numel
 from supernets.family import Family, Layout, SpaceOptions
-from supernets.space import DEPTH, Architecture, SearchSpace
-from supernets.weights import ElasticLayers, ElasticLinear, Seam, SlicedWeights, Slot, WeightSource
+from supernets.space import DEPTH, Architecture, LayerChoice, SearchSpace
+from supernets.weights import ElasticLayers, ElasticLinear, Seam, SlicedWeights, Slot, TrainedSource, WeightSource
 
 FAMILIES = VariantFolder(package="supernets.families", attribute="FAMILY", kind="family")
+
+SOURCE = "weight_source"
+"""Name of a `TrainedSource` inside the model it became part of."""
 
 
 def family_for(model_type: str) -> Family:
@@ -55,7 +59,7 @@ class Supernet:
         self.cuts = cuts_by_parameter(self.groups)
         self._check_space()
         self.seam = Seam(source or SlicedWeights())
-        self._elastic: dict[str, ElasticLinear] = {}
+        self.elastic: dict[str, ElasticLinear] = {}
         self._install()
 
     @classmethod
@@ -95,21 +99,55 @@ class Supernet:
             linear = self.model.get_submodule(name)
             assert isinstance(linear, nn.Linear), f"{name} is {type(linear).__name__}, not a linear layer"
             slot = Slot(name, self.cuts.get(f"{name}.weight", ()), self.cuts.get(f"{name}.bias", ()))
-            self._elastic[name] = ElasticLinear(linear, slot, self.seam)
-            self.model.set_submodule(name, self._elastic[name])
+            self.elastic[name] = ElasticLinear(linear, slot, self.seam)
+            self.model.set_submodule(name, self.elastic[name])
         layers_name = self.family.layers_name(self.model)
         layers = cast("nn.ModuleList", self.model.get_submodule(layers_name))
         self.model.set_submodule(layers_name, ElasticLayers.wrap(layers, self.seam))
 
     def unwrap(self) -> nn.Module:
-        """Give the model its plain modules back (same parameters) and return it."""
+        """Give the model its plain modules back (same parameters) and return it.
+
+        Raises:
+            ValueError: the weights come from a source that has parameters of its own.
+        """
+        if self.trained_source is not None:
+            raise ValueError("a mixture has weights for every architecture and no plain model: extract one of them")
         layers_name = self.family.layers_name(self.model)
         layers = cast("ElasticLayers", self.model.get_submodule(layers_name))
         self.seam.architecture = None
         self.model.set_submodule(layers_name, nn.ModuleList(list(layers)).train(layers.training))
-        for name, elastic in self._elastic.items():
+        for name, elastic in self.elastic.items():
             self.model.set_submodule(name, elastic.restored())
         return self.model
+
+    # -- weights from elsewhere ---------------------------------------------------------------------------------
+
+    @property
+    def trained_source(self) -> TrainedSource | None:
+        """The source with parameters of its own that the weights come from, if there is one."""
+        source = self.seam.source
+        return source if isinstance(source, TrainedSource) else None
+
+    def adopt(self, source: TrainedSource) -> None:
+        """Read weights from a source with parameters of its own, which become part of model, hash and groups.
+
+        Raises:
+            ValueError: there is such a source already.
+        """
+        if self.trained_source is not None:
+            raise ValueError("this supernet is a mixture already: mix a supernet once, or load its model anew")
+        members: dict[ElasticGroup, list[Member]] = {group: list(group.members) for group in self.groups}
+        for group, member in source.members():
+            members[group].append(replace(member, parameter=f"{SOURCE}.{member.parameter}"))
+        self.groups = tuple(replace(group, members=tuple(own)) for group, own in members.items())
+        self.cuts = cuts_by_parameter(self.groups)
+        self.model.add_module(SOURCE, source.train(self.model.training))
+        layers = range(self.space.num_layers)
+        self.seam.largest = Architecture(tuple(LayerChoice(index=layer, units=()) for layer in layers))
+        self.seam.source = source
+        for module in self.elastic.values():
+            module.forget()
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -132,8 +170,11 @@ class Supernet:
         """A stand-alone network with its own contiguous copy of the sub-network's weights, in evaluation mode.
 
         Raises:
-            ValueError: the layout cannot express the architecture.
+            ValueError: the layout cannot express the architecture, or a mixture is in training mode, where its router
+                may drop units at random.
         """
+        if self.trained_source is not None and self.model.training:
+            raise ValueError("a mixture is in training mode: call eval() on its model, then extract")
         config = self.family.configure(self.config, architecture, layout)
         network_class = self.family.network_class(type(self.model), layout)
         with torch.device("meta"):
@@ -150,7 +191,7 @@ class Supernet:
         prefix = self.family.layers_name(self.model) + "."
         position = {layer.index: i for i, layer in enumerate(architecture.layers)}
         sliced: dict[str, Tensor] = {}
-        for name, module in self._elastic.items():
+        for name, module in self.elastic.items():
             if int(name.removeprefix(prefix).partition(".")[0]) in position:
                 weight, bias = self.seam.source.weights(module.slot, module.weight, module.bias, architecture)
                 sliced[f"{name}.weight"] = weight.contiguous()
@@ -161,14 +202,15 @@ class Supernet:
                 index, _, rest = name.removeprefix(prefix).partition(".")
                 if int(index) in position:
                     yield f"{prefix}{position[int(index)]}.{rest}", sliced.get(name, tensor)
-            else:
+            elif not belongs_to_source(name):
                 yield name, tensor
 
     # -- costs --------------------------------------------------------------------------------------------------
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(parameter.shape) for name, parameter in self.model.named_parameters()}
+        named = self.model.named_parameters()
+        return {name: tuple(parameter.shape) for name, parameter in named if not belongs_to_source(name)}
 
     def count_parameters(self, architecture: Architecture) -> int:
         """Exact number of parameters of the extracted network (tied ones once)."""
@@ -213,7 +255,7 @@ class Supernet:
                 cut = next(c for c in self.cuts[member.parameter] if c.member == member)
                 for tensors in (parameters, *companions):
                     if member.parameter in tensors:
-                        permute_units(tensors[member.parameter].data, cut, order)
+                        permute_units(tensors[member.parameter], cut, order)
 
     @property
     def hash(self) -> str:
@@ -223,6 +265,11 @@ class Supernet:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def belongs_to_source(name: str) -> bool:
+    """Whether a parameter of a model is its `TrainedSource`'s, and no part of any sub-network."""
+    return name.startswith(f"{SOURCE}.")
 
 
 def _set_buffer(network: nn.Module, name: str, value: Tensor) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from studies.records import content_hash
 
@@ -31,7 +31,8 @@ class Batch:
 
     Attributes:
         inputs: keyword arguments of the model, such as ``input_ids`` and ``attention_mask``, each int64 [B, T].
-        labels: class ids, int64 [B], `UNLABELLED` where unknown; None if the split has no labels at all.
+        labels: what `Task.loss` compares with, such as class ids, int64 [B]; `UNLABELLED` where unknown; None if the
+            split has no labels at all.
         indices: position of each example in its split, int64 [B], always on the CPU.
     """
 
@@ -123,10 +124,12 @@ class Task(ABC):
 
     Attributes:
         labels: class names in id order.
+        trains_head: whether training teaches a model's classification head, or its body alone.
     """
 
     settings: TaskSettings
     labels: tuple[str, ...]
+    trains_head: ClassVar[bool] = True
 
     @classmethod
     @abstractmethod
@@ -151,6 +154,15 @@ class Task(ABC):
         self, split: str, batch_size: int, *, seed: int | None = None, indices: Sequence[int] | None = None
     ) -> Iterator[Batch]:
         """Every example (of `indices`, if given) exactly once: shuffled by `seed`, or in one fixed order without."""
+
+    def logits(self, network: Any, batch: Batch) -> Tensor:
+        """What `loss` takes: the float32 logits [B, C] of a supernet or a model."""
+        logits: Tensor = network(**batch.inputs).logits
+        return logits.float()
+
+    def answers(self, network: Any, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """What `error`, `metrics` and `standard_error` take, a row per example: logits, and labels if there are any."""
+        return self.logits(network, batch), batch.labels
 
     @abstractmethod
     def loss(self, logits_BC: Tensor, labels_B: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from supernets.importance import order_by_importance
-from supernets.recipe import Recipe
+from supernets.recipe import Candidates, Recipe
 from supernets.space import SearchSpace
 from supernets.supernet import Supernet
 
@@ -59,12 +59,14 @@ class InstaTuneTrainer(Trainer):
             importance_batches: training batches on which importance is measured.
 
         Raises:
-            ValueError: the recipe needs a teacher that is missing, recorded logits could not be looked up, or the run
-                is distributed.
+            ValueError: the recipe needs a teacher that is missing or chooses among candidates, recorded logits could
+                not be looked up, or the run is distributed.
         """
         self.recipe = recipe or Recipe()
         if self.recipe.needs_teacher and teacher is None:
             raise ValueError("gamma > 0 distils from a strong teacher: give one, or set gamma to 0")
+        if self.recipe.candidates > 1:
+            raise ValueError("the Trainer has no losses to choose candidates by: set candidates to 1, or use the Tuner")
         if isinstance(teacher, Tensor) and args.remove_unused_columns:
             raise ValueError(f"recorded teacher logits need the column {INDEX!r}: set remove_unused_columns to False")
         if args.world_size > 1 or args.n_gpu > 1:
@@ -93,17 +95,24 @@ class InstaTuneTrainer(Trainer):
         indices = inputs.pop(INDEX, None)
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        outputs = model(**inputs)
-        teacher_BC = self._teacher_logits(inputs, indices)
-        full_BC = outputs.logits.detach()
-        loss = self.recipe.full_loss(self._hard_loss(outputs), outputs.logits, teacher_BC)
-        step = self.state.global_step
-        if step >= self.order_step:
-            for architecture in self.recipe.sample(self.supernet.space, self.args.seed, step):
-                with self.supernet.active(architecture):
-                    sub = model(**inputs)
-                loss = loss + self.recipe.subnet_loss(self._hard_loss(sub), sub.logits, full_BC, teacher_BC)
+        teacher_BC, full_BC, losses = self._teacher_logits(inputs, indices), None, []
+        is_elastic = self.state.global_step >= self.order_step
+        if self.recipe.trains_full or not is_elastic:
+            outputs = model(**inputs)
+            losses.append(self.recipe.full_loss(self._hard_loss(outputs), outputs.logits, teacher_BC))
+            full_BC = outputs.logits.detach()
+        for (architecture,) in self._drawn() if is_elastic else []:
+            with self.supernet.active(architecture):
+                outputs = model(**inputs)
+            losses.append(self.recipe.subnet_loss(self._hard_loss(outputs), outputs.logits, full_BC, teacher_BC))
+        loss = torch.stack(losses).sum()
         return (loss, outputs) if return_outputs else loss
+
+    def _drawn(self) -> list[Candidates]:
+        """The sub-networks of this step."""
+        step, alone = self.state.global_step, max(self.order_step, 0)
+        progress = (step - alone) / max(1, self.state.max_steps - alone)
+        return self.recipe.sample(self.supernet.space, self.args.seed, step, progress=max(0.0, min(progress, 1.0)))
 
     def _hard_loss(self, outputs: Any) -> Tensor:
         """The model's own loss on the labels; 0 for unlabelled text."""

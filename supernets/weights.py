@@ -8,6 +8,7 @@ Shapes: B batch, T tokens, I input features, O output features; lower case where
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from supernets.elastic import Cut, slice_view
+from supernets.elastic import Cut, ElasticGroup, Member, slice_view
 from supernets.space import Architecture
 
 
@@ -49,13 +50,29 @@ class SlicedWeights:
         return slice_view(weight_OI, slot.weight_cuts, architecture), bias
 
 
+class TrainedSource(nn.Module, ABC):
+    """A weight source with parameters of its own, which `Supernet.adopt` makes part of the model."""
+
+    @abstractmethod
+    def weights(
+        self, slot: Slot, weight_OI: Tensor, bias_O: Tensor | None, architecture: Architecture
+    ) -> tuple[Tensor, Tensor | None]:
+        """As in `WeightSource`."""
+
+    @abstractmethod
+    def members(self) -> Iterator[tuple[ElasticGroup, Member]]:
+        """The slices of its own parameters that shrink, and are put in order, with a group of the model."""
+
+
 class Seam:
     """What all elastic modules of one supernet share: the weight source and the active architecture."""
 
     def __init__(self, source: WeightSource) -> None:
         self.source = source
         self.architecture: Architecture | None = None
-        """None means the largest network, with untouched parameters."""
+        """None means the largest network."""
+        self.largest: Architecture | None = None
+        """What the source is asked for the largest network; None where that has the untouched parameters."""
 
 
 class ElasticLinear(nn.Module):
@@ -76,7 +93,7 @@ class ElasticLinear(nn.Module):
         updates because they are views. Anything else the source answers is asked for again in every pass.
         """
         seam, full_weight, full_bias = self.seam, self.weight, self.bias
-        architecture = seam.architecture
+        architecture = seam.largest if seam.architecture is None else seam.architecture
         if architecture is None:
             return full_weight, full_bias
         if torch.is_grad_enabled():
@@ -93,6 +110,10 @@ class ElasticLinear(nn.Module):
         """[..., i] → [..., o]."""
         weight, bias = self.active_weights()
         return nn.functional.linear(x_BTI, weight, bias)
+
+    def forget(self) -> None:
+        """Drop kept views, because another source answers from now on."""
+        self._kept = None
 
     def restored(self) -> nn.Linear:
         """A plain linear layer around the same parameters."""

@@ -31,7 +31,8 @@ from studies.records import content_hash
 from studies.store import StudyStore
 from supernets.checkpoint import load_classifier, load_tokenizer
 from supernets.evaluation import resolve_precision
-from supernets.finetune import Tuner, plain_recipe
+from supernets.finetune import Tuner
+from supernets.recipe import plain_recipe
 from supernets.supernet import Supernet
 from supernets.task import TRAIN, TaskSettings
 from supernets.tasks.text_classification import TextClassification

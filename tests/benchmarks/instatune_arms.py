@@ -31,8 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from supernets.evaluation import evaluate, predict_logits
-from supernets.finetune import distilled, plain_recipe
 from supernets.importance import measure_importance
+from supernets.recipe import distilled, plain_recipe
 from supernets.space import FFN_WIDTH, HEADS, Architecture
 from supernets.supernet import Supernet
 from supernets.task import TRAIN, VALIDATION, Batch

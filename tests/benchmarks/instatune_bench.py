@@ -116,7 +116,7 @@ class Bench:
         """Cost of supernet training: every full and every sampled pass."""
         settings = self.settings(seed, RECIPE, order_fraction=ORDER_FRACTION)
         steps = range(settings.order_step, STEPS)
-        sampled = [a for step in steps for a in RECIPE.sample(net.space, seed, step)]
+        sampled = [a for step in steps for (a,) in RECIPE.sample(net.space, seed, step)]
         return STEPS + sum(self.cost_share(net, a) for a in sampled)
 
 

@@ -227,7 +227,7 @@ TUNE: dict[str, tuple[Arguments, ExitCode, str]] = {
     "unknown task": (
         lambda j, t: [j.model, "--data", j.data, "--task", "poetry"],
         ExitCode.BAD_INPUT,
-        "unknown task 'poetry'; known are text-classification",
+        "unknown task 'poetry'; known are masked-language-modelling, text-classification",
     ),
     "two durations": (
         lambda j, t: [j.model, "--data", j.data, "--steps", "5", "--time-budget", "5m"],

@@ -24,7 +24,7 @@ from studies.records import MEASURED, Evaluation, Objective, Value
 from studies.store import StudyStore
 from supernets.checkpoint import read_supernet_record
 from supernets.finetune import TuneProgress
-from supernets.recipe import Recipe
+from supernets.recipe import Recipe, load_recipe
 from supernets.task import TaskSettings
 from tests.toy_job import QUICK, STEPS, ToyJob, provenance, write_checkpoint, write_data
 
@@ -254,10 +254,24 @@ def test_a_time_budget_decides_the_steps_once(fitted: ToyJob, tmp_path: Path) ->
         tune_supernet(too_short, Workspace(tmp_path / "other"))
 
 
-@pytest.mark.parametrize("given", [{}, {"epochs": 1.0, "seconds": 1.0}, {"epochs": 0.0}, {"seconds": float("nan")}])
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"epochs": 1.0, "seconds": 1.0}, {"epochs": 1.0, "passes": 1.0}, {"epochs": 0.0}, {"seconds": float("nan")}],
+)
 def test_a_duration_is_one_positive_number(given: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="a positive number of epochs or of seconds"):
+    with pytest.raises(ValueError, match="a positive number of epochs, seconds or passes"):
         Duration(**given)
+
+
+def test_equal_passes_are_equal_work_on_every_machine(fitted: ToyJob) -> None:
+    """A recipe with cheaper steps takes more of them."""
+
+    def steps(name: str) -> int:
+        request = fitted.request(tuning={"recipe": load_recipe(name)}, duration=Duration(passes=64))
+        return check(request).estimate.steps
+
+    counted = {name: steps(name) for name in ("single-path", "sandwich", "sandwich-distilled")}
+    assert counted["single-path"] > 64 > counted["sandwich"] == counted["sandwich-distilled"] > 64 / 3
 
 
 def test_check_tells_what_tuning_would_do(fitted: ToyJob) -> None:

@@ -12,12 +12,12 @@ from kernels.op_spec import Context
 from studies.errors import ResourceError
 from supernets import estimate as estimating
 from supernets.estimate import Estimate, estimate
-from supernets.finetune import TuneSettings, plain_recipe, trainable
-from supernets.recipe import Recipe
+from supernets.finetune import TuneSettings, trainable
+from supernets.recipe import Recipe, plain_recipe
 from tests.toy_task import ToyTask, tiny_supernet
 
 SETTINGS = TuneSettings(steps=10, batch_size=8, order_fraction=-1.0)
-RUN = Estimate(steps=10, step_seconds=2.0, fixed_seconds=5.0, memory_bytes=100)
+RUN = Estimate(steps=10, step_passes=1.5, step_seconds=2.0, fixed_seconds=5.0, memory_bytes=100)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -49,13 +49,24 @@ def test_memory_is_weights_moments_and_kept_activations() -> None:
     assert thawed.memory_bytes > found.memory_bytes + 12 * (total - trained) - 1
 
 
+def test_an_update_may_need_more_than_the_activations() -> None:
+    """Few short sentences: activations are small beside the second moments' square roots."""
+    supernet, task = tiny_supernet(intermediate_size=4096), ToyTask()
+    found = estimate(supernet, task, replace(SETTINGS, batch_size=1))
+    total = sum(p.numel() for p in supernet.model.parameters())
+    assert found.memory_bytes == 4 * total + 16 * sum(p.numel() for p in trainable(supernet.model, True).values())
+
+
 def test_time_scales_with_the_networks_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimating, "_timings", lambda *_: (3.0, 1.0, 0.5))
     supernet, task = tiny_supernet(), ToyTask()
     space = supernet.space
 
+    def found(recipe: Recipe, order_fraction: float = -1.0) -> Estimate:
+        return estimate(supernet, task, replace(SETTINGS, recipe=recipe, order_fraction=order_fraction))
+
     def step_seconds(recipe: Recipe, order_fraction: float = -1.0) -> float:
-        return estimate(supernet, task, replace(SETTINGS, recipe=recipe, order_fraction=order_fraction)).step_seconds
+        return found(recipe, order_fraction).step_seconds
 
     context = Context(batch=8, sequences=(8,))
     share = supernet.count_macs(space.decode(space.smallest), context) / supernet.count_macs(
@@ -65,6 +76,11 @@ def test_time_scales_with_the_networks_of_a_step(monkeypatch: pytest.MonkeyPatch
     assert step_seconds(Recipe(sampling="smallest")) == pytest.approx(3 * (1 + share) + 0.5)
     assert step_seconds(Recipe(sampling="smallest"), 0.25) == pytest.approx(3 * (1 + 0.75 * share) + 0.5)
     assert 3 * (1 + 2 * share) < step_seconds(Recipe(subnets=2)) < 9.5
+    single = Recipe(sampling="single-path")
+    assert step_seconds(single) == pytest.approx(step_seconds(Recipe()) - 3)
+    assert found(Recipe(sampling="smallest"), 0.25).step_passes == pytest.approx(1 + 0.75 * share)
+    tried = found(Recipe(candidates=3))  # three forward passes cost what one pass there and back does
+    assert tried.step_passes - 1 == pytest.approx(2 * (tried.step_seconds - 3.5) / 6, rel=1e-6)
 
 
 def test_what_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,8 +106,9 @@ def test_arithmetic() -> None:
     assert RUN.seconds == 25
     assert RUN.lasting(3).seconds == 11
     assert RUN.steps_within(25.0) == 10
-    both = RUN + Estimate(steps=10, step_seconds=1.0, fixed_seconds=0.0, memory_bytes=300)
+    both = RUN + Estimate(steps=10, step_passes=1.0, step_seconds=1.0, fixed_seconds=0.0, memory_bytes=300)
     assert (both.seconds, both.memory_bytes) == (35, 300)
+    assert (RUN.steps_costing(30.0), both.steps_costing(30.0), RUN.steps_costing(1.0)) == (20, 12, 1)
     with pytest.raises(ValueError, match=r"a time budget of 6 s is too short: one step takes 7 s"):
         RUN.steps_within(6.0)
 

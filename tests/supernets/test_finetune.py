@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from studies.errors import ResourceError
-from supernets.finetune import TuneProgress, Tuner, TuneSettings, distilled, plain_recipe, tune
-from supernets.recipe import Recipe
+from supernets.finetune import TuneProgress, Tuner, TuneSettings, tune
+from supernets.recipe import Recipe, distilled, plain_recipe
 from supernets.space import SearchSpace
 from supernets.supernet import Supernet
 from supernets.task import TRAIN, Batch
@@ -73,7 +73,15 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "recipe", [OWN_TEACHER, Recipe(gamma=1.0, subnets=2), Recipe(gamma=0.5, sampling="sandwich"), plain_recipe()]
+    "recipe",
+    [
+        OWN_TEACHER,
+        Recipe(gamma=1.0, subnets=2),
+        Recipe(gamma=0.5, sampling="sandwich"),
+        Recipe(sampling="single-path", subnets=2),
+        Recipe(sampling="sandwich", alpha=1.0, subnet_alpha=0.0, gamma=0.0, divergence="alpha"),
+        plain_recipe(),
+    ],
 )
 def test_a_step_sums_the_losses_and_gradients_of_its_networks(recipe: Recipe) -> None:
     """The oracle is one backward pass through the sum of the losses, with the supernet's logits detached."""
@@ -83,9 +91,10 @@ def test_a_step_sums_the_losses_and_gradients_of_its_networks(recipe: Recipe) ->
     assert batch.labels is not None
     supernet.model.train()
     strong = teacher[batch.indices]
-    logits = supernet(**batch.inputs).logits
-    total = recipe.full_loss(task.loss(logits, batch.labels), logits, strong)
-    for architecture in recipe.sample(supernet.space, 0, 0):
+    logits, total = supernet(**batch.inputs).logits, torch.zeros(())
+    if recipe.trains_full:
+        total = recipe.full_loss(task.loss(logits, batch.labels), logits, strong)
+    for (architecture,) in recipe.sample(supernet.space, 0, 0):
         with supernet.active(architecture):
             sub = supernet(**batch.inputs).logits
         total = total + recipe.subnet_loss(task.loss(sub, batch.labels), sub, logits.detach(), strong)
@@ -104,6 +113,26 @@ def test_a_step_sums_the_losses_and_gradients_of_its_networks(recipe: Recipe) ->
     assert found.keys() == {name for name in expected if ".embeddings." not in name}
     for name, gradient in found.items():
         assert torch.allclose(gradient, expected[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_of_several_candidates_the_one_with_the_lowest_loss_is_trained() -> None:
+    supernet, trained = tiny_supernet(**NO_DROPOUT), []
+    recipe = Recipe(gamma=0.0, candidates=4)
+    tuner = Tuner(supernet, ToyTask(), settings(steps=4, recipe=recipe, order_fraction=-1), cost=lambda _: 1.0)
+    (candidates,) = tuner._drawn()
+    batch = next(iter(ToyTask().batches(TRAIN, 16, seed=0)))
+    assert batch.labels is not None
+    losses = {}
+    with torch.no_grad():
+        for architecture in candidates:
+            with supernet.active(architecture):
+                losses[architecture] = float(ToyTask().loss(supernet(**batch.inputs).logits, batch.labels))
+    supernet.model.register_forward_hook(
+        lambda *_: trained.append(supernet.seam.architecture) if torch.is_grad_enabled() else None
+    )
+    tuner.train_step(batch)
+    assert len(losses) == 4
+    assert trained == [None, min(losses, key=losses.__getitem__)]
 
 
 def test_before_the_order_step_the_full_network_trains_alone() -> None:

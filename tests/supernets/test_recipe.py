@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from supernets.recipe import Recipe, Sampling, learning_rate_factor, step_seed
+from supernets.cost_classes import CLASSES, CostClasses
+from supernets.divergence import ORDERS, RATIO_LIMIT, adaptive_alpha
+from supernets.recipe import Recipe, Sampling, distilled, learning_rate_factor, step_seed
+from supernets.space import Architecture
 from tests.toy_task import tiny_space
 
 Array = NDArray[np.float64]
@@ -45,8 +50,8 @@ def test_losses_are_instatunes(alpha: float, gamma: float, rho: float, hard: flo
 
 def test_the_divergence_of_equal_logits_is_zero_and_its_gradient_flows_to_the_student() -> None:
     student = logits(0).requires_grad_()
-    assert float(Recipe().divergence(logits(0), logits(0))) == pytest.approx(0, abs=1e-7)
-    Recipe().divergence(student, logits(1)).backward()  # type: ignore[no-untyped-call]
+    assert float(Recipe().distance(logits(0), logits(0))) == pytest.approx(0, abs=1e-7)
+    Recipe().distance(student, logits(1)).backward()  # type: ignore[no-untyped-call]
     assert student.grad is not None
     assert student.grad.abs().sum() > 0
 
@@ -60,15 +65,23 @@ def test_a_missing_teacher_is_our_mistake() -> None:
 
 @pytest.mark.parametrize(
     ("sampling", "random_ones", "with_smallest"),
-    [("full", 0, False), ("instatune", 3, False), ("sandwich", 3, True), ("smallest", 0, True)],
+    [
+        ("full", 0, False),
+        ("single-path", 3, False),
+        ("instatune", 3, False),
+        ("sandwich", 3, True),
+        ("smallest", 0, True),
+    ],
 )
 def test_what_each_sampling_trains(sampling: Sampling, random_ones: int, with_smallest: bool) -> None:
     space, recipe = tiny_space(), Recipe(sampling=sampling, subnets=3)
+    assert recipe.trains_full is (sampling != "single-path")
     smallest = space.decode(space.smallest)
     for step in range(20):
         sampled = recipe.sample(space, 0, step)
         assert len(sampled) == random_ones + with_smallest
-        assert not with_smallest or sampled[-1] == smallest
+        assert all(len(candidates) == 1 for candidates in sampled)
+        assert not with_smallest or sampled[-1] == (smallest,)
     assert len({a for step in range(20) for a in recipe.sample(space, 0, step)}) >= 10 * random_ones + with_smallest
 
 
@@ -86,10 +99,118 @@ def test_when_a_teacher_is_needed(alpha: float, gamma: float, needed: bool) -> N
     assert Recipe(alpha=alpha, gamma=gamma).needs_teacher is needed
 
 
-@pytest.mark.parametrize("field", [{"alpha": 1.5}, {"gamma": -0.1}, {"rho": 0.0}, {"subnets": 0}])
-def test_impossible_settings_are_refused(field: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=next(iter(field)) if "subnets" not in field else "subnets at least 1"):
-        Recipe(**field)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"alpha": 1.5},
+        {"gamma": -0.1},
+        {"subnet_alpha": 2.0},
+        {"rho": 0.0},
+        {"subnets": 0},
+        {"candidates": 0},
+        {"divergence": "js"},
+        {"sampling": "single-path", "gamma": 0.0},
+    ],
+)
+def test_impossible_settings_are_refused(field: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"{next(iter(field))}.* got .*{list(field.values())[-1]}"):
+        Recipe(**field)
+
+
+def test_subnetworks_may_learn_from_others_than_the_full_network() -> None:
+    """Both of the sandwich rule with in-place distillation: hard labels for one, the full network for the others."""
+    recipe = Recipe(alpha=1.0, subnet_alpha=0.0, gamma=0.0, rho=1.0)
+    assert not recipe.needs_teacher
+    assert float(recipe.full_loss(torch.tensor(2.0), logits(0), None)) == 2.0
+    got = float(recipe.subnet_loss(torch.tensor(2.0), logits(0), logits(1), None))
+    assert got == pytest.approx(divergence(logits(0), logits(1), 1.0), rel=1e-5)
+    alone = distilled(recipe)
+    assert (alone.alpha, alone.gamma, alone.sampling, alone.needs_teacher) == (0.0, 1.0, "full", True)
+
+
+def alpha_divergence(student: Array, teacher: Array, order: float, limit: float = np.inf) -> Array:
+    q_BC, p_BC = softmax(student), softmax(teacher)
+    if order == 1:
+        return np.asarray((p_BC * np.log(p_BC / q_BC)).sum(axis=1))
+    powers_BC = np.minimum((p_BC / q_BC) ** order, limit)
+    return np.asarray((q_BC * (powers_BC - 1)).sum(axis=1) / (order * (order - 1)))
+
+
+@given(st.integers(0, 200), st.sampled_from([0.5, 1.0, 2.0]))
+def test_the_adaptive_divergence_is_the_larger_of_two(seed: int, rho: float) -> None:
+    student, teacher = logits(seed), logits(seed + 1)
+    orders = [
+        alpha_divergence(student.double().numpy() / rho, teacher.double().numpy() / rho, order, RATIO_LIMIT)
+        for order in ORDERS
+    ]
+    expected = rho**2 * np.maximum(*orders).mean()
+    assert float(adaptive_alpha(student, teacher, rho)) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_the_gradient_of_the_adaptive_divergence_is_its_own_where_nothing_is_clipped() -> None:
+    """Central differences in float64, on answers so alike that no ratio is clipped."""
+    student, teacher = 0.1 * logits(0), 0.1 * logits(1)
+    leaf = student.clone().requires_grad_()
+    adaptive_alpha(leaf, teacher, 1.0).backward()  # type: ignore[no-untyped-call]
+    assert leaf.grad is not None
+
+    def value(shifted: Array) -> float:
+        return float(np.maximum(*(alpha_divergence(shifted, teacher.double().numpy(), o) for o in ORDERS)).mean())
+
+    for row, column in np.ndindex(*student.shape):
+        shift = np.zeros(student.shape)
+        shift[row, column] = 1e-5
+        slope = (value(student.double().numpy() + shift) - value(student.double().numpy() - shift)) / 2e-5
+        assert float(leaf.grad[row, column]) == pytest.approx(slope, rel=1e-3, abs=1e-5)
+
+
+def test_single_examples_cannot_dominate_the_adaptive_divergence() -> None:
+    student = torch.tensor([[0.0, 12.0]], requires_grad=True)
+    adaptive_alpha(student, torch.tensor([[12.0, 0.0]]), 1.0).backward()  # type: ignore[no-untyped-call]
+    assert student.grad is not None
+    assert float(student.grad.abs().max()) <= RATIO_LIMIT
+
+
+# -- what is drawn --------------------------------------------------------------------------------------------------
+
+
+def test_axes_become_elastic_one_after_another() -> None:
+    space, recipe = tiny_space(), Recipe(stages=("ffn_width", "heads", "depth"), subnets=8)
+    largest = space.decode(space.largest)
+
+    def elastic(progress: float) -> set[str]:
+        found = set()
+        for step in range(20):
+            for (architecture,) in recipe.sample(space, 0, step, progress=progress):
+                space.encode(architecture)
+                found |= {"depth"} if len(architecture.layers) < len(largest.layers) else set()
+                for layer in architecture.layers:
+                    full = largest.by_index[layer.index]
+                    found |= {axis for axis, size in layer.units if size != full.kept(axis)}
+        return found
+
+    assert elastic(0.0) == elastic(0.33) == {"ffn_width"}
+    assert elastic(0.34) == {"ffn_width", "heads"}
+    assert elastic(0.67) == elastic(1.0) == {"ffn_width", "heads", "depth"}
+
+
+def test_candidates_are_of_one_class_of_cost_and_every_class_comes() -> None:
+    space, recipe = tiny_space(), Recipe(candidates=3)
+
+    def cost(architecture: Architecture) -> float:
+        return float(sum(layer.kept("ffn_width") or 0 for layer in architecture.layers))
+
+    classes = CostClasses(cost, seed=0)
+    drawn = [recipe.sample(space, 0, step, classes=classes)[0] for step in range(200)]
+    assert drawn == [recipe.sample(space, 0, step, classes=CostClasses(cost, seed=0))[0] for step in range(200)]
+    costs = [cost(space.decode(genotype)) for genotype in (space.smallest, space.largest)]
+    width = (costs[1] - costs[0]) / CLASSES
+    found = [[int((cost(a) - costs[0]) / width) for a in candidates] for candidates in drawn]
+    assert all(max(c) - min(c) == 0 or max(c) == CLASSES for c in found)
+    shares = np.bincount([min(c[0], CLASSES - 1) for c in found], minlength=CLASSES) / len(found)
+    present = shares[shares > 0]
+    assert shares[0] > 0 < shares[-1]
+    assert present.max() < 2.5 / len(present)
 
 
 def test_the_learning_rate_warms_up_and_decays_linearly() -> None:

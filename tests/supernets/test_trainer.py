@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from supernets.recipe import Recipe
 from supernets.supernet import Supernet
 from supernets.task import TRAIN, VALIDATION, Batch
 from supernets.trainer import INDEX, SPACE_FILE, InstaTuneTrainer
+from tests.toy_mixture import KINDS, mixed
 from tests.toy_task import ToyTask, tiny_model, tiny_supernet
 
 OWN_TEACHER = Recipe(gamma=0.0)
@@ -136,18 +138,21 @@ def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path
     assert not torch.allclose(found[0], start, atol=1e-5)
 
 
+@pytest.mark.parametrize("make", [tiny_supernet, lambda: mixed(KINDS["neuron"])], ids=["plain", "mixture"])
 @pytest.mark.parametrize("saved", [2, 3])
-def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(saved: int, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(
+    saved: int, make: Callable[[], Supernet], tmp_path: Path
+) -> None:
     """Resumed at the step that orders units and layers, and after it."""
     ends = []
     for resume in (False, True):
-        supernet = tiny_supernet()
+        supernet = make()
         changes = {"save_strategy": "steps", "save_steps": saved}
         inside = trainer(supernet, tmp_path, order_step=2, changes=changes)
         inside.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{saved}") if resume else None)
         ends.append((supernet.hash, supernet.space.layer_order))
     assert ends[0] == ends[1]
-    assert ends[0][0] != tiny_supernet().hash
+    assert ends[0][0] != make().hash
 
 
 def test_a_checkpoint_without_its_space_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""One file, one way to train a supernet: its name is the name on the command line."""

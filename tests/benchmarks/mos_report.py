@@ -1,0 +1,134 @@
+"""The table, the figure and the last line of the study of supernet quality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from tests.benchmarks.common import finish, print_table
+from tests.benchmarks.mos_arms import ARMS, plain_twin
+from tests.benchmarks.mos_statistics import Study
+
+Rows = Mapping[tuple[Any, ...], Mapping[str, Any]]
+
+
+def report(rows: Rows) -> None:
+    """Print what the rows say so far, and the last line."""
+    study = Study.of(rows)
+    arms = [name for name in ARMS if name in study.arms]
+    pair, recommended = best_mixture(study), recommend(study)
+    _print_arms(study, arms)
+    proxies, ceiling = study.proxies(), study.ceiling()
+    print(f"\ntau of {', '.join(f'{name} {tau:.3f}' for name, tau in proxies.items()) or 'no proxy yet'};", end=" ")
+    print("of the truth with itself:", "not known yet" if ceiling is None else f"{ceiling:.3f}")
+    if recommended and (closed := study.closed(recommended)):
+        print(f"tau of {recommended} above the middle of both: {_interval(closed)}")
+    if pair:
+        print(f"gap of {pair[0]} over that of {pair[1]}: {_interval(study.gap_ratio(*pair))}")
+        print(f"tau of {pair[0]} above that of {pair[1]}: {_interval(study.tau_difference(*pair))}")
+    finish(
+        {
+            "recipes": {name: summary(study, name) for name in arms},
+            "proxies": proxies,
+            "noise_ceiling_tau": ceiling,
+            "gap_ratio": study.gap_ratio(*pair)[0] if pair else None,
+            "hypervolume_wins": study.hypervolume_wins(*pair) if pair else None,
+            "step_ratio": step_ratio(study, *pair) if pair else None,
+            "recommended": recommended,
+        }
+    )
+
+
+def summary(study: Study, arm: str) -> dict[str, float | None]:
+    """The figures of an arm; gaps in shares of accuracy, seconds of processor time."""
+    return {
+        "gap": study.gap(arm)[0],
+        "gap_sd": float(study.gaps_N(arm).std(ddof=1)),
+        "tau": study.tau(arm)[0],
+        "spearman": study.spearman(arm),
+        "steps_to_alone": study.steps_to_alone(arm),
+        "seconds": fmean(row["seconds"] for row in study.arms[arm]),
+    }
+
+
+def best_mixture(study: Study) -> tuple[str, str] | None:
+    """The mixture of two experts with the smallest gap, and the same recipe without it; None before both are known."""
+    mixtures = [
+        name for name in study.arms if ARMS[name].mixture.get("experts") == 2 and plain_twin(name) in study.arms
+    ]
+    best = min(mixtures, key=lambda name: study.gap(name)[0], default=None)
+    return None if best is None else (best, plain_twin(best))
+
+
+def recommend(study: Study) -> str | None:
+    """Of the arms that rank as well as the best, as far as the paired intervals can tell, the smallest gap."""
+    first = max(study.arms, key=lambda name: study.tau(name)[0], default=None)
+    if first is None:
+        return None
+    equal = [name for name in study.arms if name == first or study.tau_difference(first, name)[1] <= 0]
+    return min(equal, key=lambda name: study.gap(name)[0])
+
+
+def step_ratio(study: Study, mixture: str, plain: str) -> float:
+    """Time of a mixture's training step over that of the same recipe without it."""
+    return float(fmean(study.paces[mixture]["ratios"]) / fmean(study.paces[plain]["ratios"]))
+
+
+def draw(rows: Rows, path: Path) -> None:
+    """Inherited against alone for three arms, and the rank correlation of all with intervals."""
+    from matplotlib.figure import Figure
+
+    study = Study.of(rows)
+    shown = [name for name in dict.fromkeys(("single-path", *(best_mixture(study) or ()))) if name in study.arms]
+    figure = Figure(figsize=(10.0, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name in shown:
+        left.scatter(study.alone_N, study.inherited[name].mean(axis=0), s=14, label=name)
+    ends = [float(study.alone_N.min()), float(study.alone_N.max())]
+    left.plot(ends, ends, color="0.6", linewidth=1)
+    left.set(xlabel="accuracy trained alone", ylabel="accuracy inherited (mean of seeds)")
+    names = [name for name in ARMS if name in study.arms]
+    for height, name in enumerate(reversed(names)):
+        tau, low, high = study.tau(name)
+        right.errorbar(tau, height, xerr=[[tau - low], [high - tau]], fmt="o", color="C0", capsize=2)
+    right.set_yticks(range(len(names)), list(reversed(names)))
+    lines = {**study.proxies(), **({} if (top := study.ceiling()) is None else {"truth again": top})}
+    for number, (name, tau) in enumerate(lines.items()):
+        right.axvline(tau, color=f"C{number + 1}", linestyle=":", label=name)
+    right.set(xlabel="Kendall's tau against trained alone")
+    for axes in (left, right):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="small")
+    figure.savefig(path)
+
+
+def _print_arms(study: Study, arms: list[str]) -> None:
+    head = ["recipe", "seeds", "steps", "seconds", "pace", "MiB", "gap", "2.5 %", "97.5 %", "sd", "loss gap"]
+    head += ["tau", "2.5 %", "97.5 %", "spearman", "to alone"]
+    table = []
+    for name in arms:
+        rows, pace, figures = study.arms[name], study.paces[name], summary(study, name)
+        table.append(
+            [
+                name,
+                len(rows),
+                "+".join(map(str, rows[0]["steps"])),
+                round(figures["seconds"] or 0.0),
+                fmean(pace["ratios"]),
+                round(pace["memory_bytes"] / 2**20),
+                *study.gap(name),
+                figures["gap_sd"],
+                study.loss_gap(name),
+                *study.tau(name),
+                figures["spearman"],
+                "" if figures["steps_to_alone"] is None else round(figures["steps_to_alone"]),
+            ]
+        )
+    print(f"{len(study.networks)} networks, accuracy alone {study.alone_N.min():.3f} to {study.alone_N.max():.3f}")
+    print_table(head, table)
+
+
+def _interval(values: tuple[float, float, float]) -> str:
+    return "{:.3f} ({:.3f} to {:.3f})".format(*values)
