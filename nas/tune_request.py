@@ -70,7 +70,7 @@ class TuneRequest:
             "task": self.task.to_json(),
             "tuning": {name: value for name, value in asdict(self.tuning).items() if name not in left_out},
             "duration": None if self.duration is None else asdict(self.duration),
-            "space": asdict(self.space),
+            "space": self.space.to_json(),
             "teacher": self.teacher,
             "start": self.start,
         }
