@@ -16,8 +16,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 BENCHMARK = $(BIN)/python tests/benchmarks/$(1).py $(if $(FULL),--full)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format wheel clean check-kernels bench-supernet bench-instatune bench-store bench-crash bench-search bench-search-live \
-	bench-kernels bench-latency bench-mos table-minilm
+.PHONY: help setup demo demo-moe test check format wheel clean check-kernels bench-supernet bench-instatune bench-store bench-crash bench-search bench-search-live \
+	bench-kernels bench-latency bench-moe bench-mos table-minilm
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -47,6 +47,9 @@ setup: $(VENV)/.dev ## create .venv with everything that is needed to work on su
 
 demo: $(VENV)/.run ## fit a real pre-trained model to this machine (15 minutes on 2 cores)
 	$(BIN)/nas demo
+
+demo-moe: $(VENV)/.run ## train a small mixture of experts, make it smaller for one domain (15 minutes on 2 cores)
+	$(BIN)/nas demo-moe
 
 check: $(VENV)/.dev ## formatting, lint and types
 	$(BIN)/ruff format --check .
@@ -89,6 +92,9 @@ bench-latency: $(VENV)/.dev ## latency predictors: make bench-latency CSV="FILE 
 
 bench-mos: $(VENV)/.dev ## supernet recipes and mixtures against networks trained alone (resumable: MINUTES=60)
 	OMP_NUM_THREADS=1 $(call BENCHMARK,mos) $(if $(MINUTES),--minutes $(MINUTES))
+
+bench-moe: $(VENV)/.dev ## expert reductions, repairs, searched layouts; FULL=1 computes missing rows for hours (resumable)
+	OMP_NUM_THREADS=1 $(call BENCHMARK,moe)
 
 table-minilm: $(VENV)/.dev ## evaluate every network of a closed part of the demo's supernet (resumable)
 	$(BIN)/python tests/benchmarks/minilm_table.py --threads 2

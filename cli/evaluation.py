@@ -13,7 +13,9 @@ from cli.watch import Watch
 
 
 def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="Classifier: an export, or any stock checkpoint with a head.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="Classifier or language model: an export, or any stock checkpoint.")
+    ],
     task: TaskOptions,
     latency: LatencyOptions,
     run: RunOptions,

@@ -25,7 +25,8 @@ def export(
     rank: Annotated[int | None, typer.Option(help="Place on the front; 1 is the best in the first objective.")] = None,
     number: Annotated[int | None, typer.Option(help="The network of this number, on the front or not.")] = None,
     layout: Annotated[
-        Literal["free", "uniform"], typer.Option(help="uniform loads with stock classes; free brings its own.")
+        Literal["free", "uniform", "padded"],
+        typer.Option(help="uniform loads with stock classes; free brings its own; padded fills up layers of experts."),
     ] = "free",
     recover: Annotated[int, typer.Option(help="Steps of distillation for this network alone.")] = 0,
     supernet: Annotated[Path | None, typer.Option(help="Folder of the supernet, if it has moved.")] = None,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.config import DEFAULT_STORAGE, ConfigOption, StorageOption, StudyNameOption
+from cli.layouts import Layouts
 from cli.output import Format, FormatOption, cell, write_rows
 from cli.study import pick
 from studies.records import MEASURED, Evaluation, Objective, Study
@@ -31,6 +34,9 @@ def front(
     ] = False,
     sort: Annotated[str | None, typer.Option(help="Objective to sort by, best first; default the first.")] = None,
     measured_on: Annotated[str | None, typer.Option(help="Fingerprint of the one device whose costs count.")] = None,
+    layouts: Annotated[
+        bool, typer.Option("--layouts", help="Draw the experts of every shown network, not of the knee alone.")
+    ] = False,
     config: ConfigOption = None,
 ) -> None:
     """Show the sub-networks that no other one beats."""
@@ -41,10 +47,13 @@ def front(
         objective = _objective(study, sort)
         fronts = _fronts(store, study, measured_on, predicted)
         evaluations = store.evaluations(study.name) if plot is not None else []
+        drawn_experts = Layouts.of(store, study)
     if not any(map(len, fronts.values())):
         raise ValueError(_why_empty(study, predicted))
     if style is Format.TABLE:
-        _write_tables(fronts, study, objective)
+        _write_tables(fronts, _Table(study, drawn_experts), objective)
+        if drawn_experts is not None:
+            _write_layouts(fronts, drawn_experts, objective, layouts)
     else:
         rows = [
             ({"standing": standing} if predicted else {}) | _full_row(found, study, evaluation)
@@ -78,15 +87,32 @@ def _fronts(store: StudyStore, study: Study, device: str | None, predicted: bool
     return fronts
 
 
-def _write_tables(fronts: Mapping[str, ParetoFront], study: Study, objective: Objective) -> None:
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """What the rows of a table need to know besides the front."""
+
+    study: Study
+    layouts: Layouts | None
+
+
+def _write_tables(fronts: Mapping[str, ParetoFront], table: _Table, objective: Objective) -> None:
     """One table for each front that holds anything, under its standing if there may be several."""
     for standing, found in fronts.items():
         if not len(found):
             continue
         if len(fronts) > 1:
             typer.echo(f"{standing}:")
-        title = study.name if len(fronts) == 1 else ""
-        write_rows([_table_row(found, study, e) for e in _ranked(found, objective)], Format.TABLE, title)
+        title = table.study.name if len(fronts) == 1 else ""
+        write_rows([_table_row(found, table, e) for e in _ranked(found, objective)], Format.TABLE, title)
+
+
+def _write_layouts(fronts: Mapping[str, ParetoFront], layouts: Layouts, objective: Objective, every: bool) -> None:
+    """The knee's experts, or those of every network, each once."""
+    knees = [found.knee() for found in fronts.values() if len(found)]
+    shown = [e for found in fronts.values() for e in _ranked(found, objective)] if every else knees[:1]
+    for evaluation in {e.genotype: e for e in shown}.values():
+        name = "a network that was never evaluated" if evaluation.number < 0 else f"network {evaluation.number}"
+        typer.echo(f"\n{name}{', the knee' if evaluation in knees else ''}:\n{layouts.picture(evaluation.genotype)}")
 
 
 def _why_empty(study: Study, predicted: bool) -> str:
@@ -110,19 +136,28 @@ def _ranked(found: ParetoFront, objective: Objective) -> list[Evaluation]:
     return sorted(found.evaluations, key=lambda e: (sign * found.value(e, objective).number, e.number))
 
 
-def _table_row(found: ParetoFront, study: Study, evaluation: Evaluation) -> dict[str, object]:
+def _table_row(found: ParetoFront, table: _Table, evaluation: Evaluation) -> dict[str, object]:
     """What a reader wants: numbers with their spread, where they come from, and the network."""
     values = [(objective, found.value(evaluation, objective)) for objective in found.objectives]
     return {
         "number": _number(evaluation),
         **{
-            f"{o.key} [{o.unit}]": cell(v.number) + (f" ± {cell(v.spread)}" if v.spread is not None else "")
+            f"{o.key} [{o.unit}]": cell(v.number)
+            + (f" ± {cell(v.spread)}" if v.spread is not None else "")
+            + (f" (perplexity {cell(math.exp(v.number))})" if o.name == "nll" else "")
             for o, v in values
         },
         "provenance": " ".join(v.provenance for _, v in values),
-        "architecture": _architecture(study, evaluation),
+        **_network(table, evaluation),
         "knee": "*" if evaluation == found.knee() else "",
     }
+
+
+def _network(table: _Table, evaluation: Evaluation) -> dict[str, object]:
+    """The architecture in full, or its experts in short."""
+    if table.layouts is not None:
+        return {"experts": table.layouts.skyline(evaluation.genotype)}
+    return {"architecture": _architecture(table.study, evaluation)}
 
 
 def _full_row(found: ParetoFront, study: Study, evaluation: Evaluation) -> dict[str, object]:

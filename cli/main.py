@@ -9,7 +9,23 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli import check, demo, errors, evaluation, export, fit, front, measure, predict, search, space, study, tune
+from cli import (
+    check,
+    demo,
+    demo_moe,
+    errors,
+    evaluation,
+    experts,
+    export,
+    fit,
+    front,
+    measure,
+    predict,
+    search,
+    space,
+    study,
+    tune,
+)
 from cli.errors import ExitCode
 from cli.options import spread
 from cli.output import quiet_libraries
@@ -32,7 +48,9 @@ app.command("front")(front.front)
 app.command("export")(spread(export.export, quiet_libraries))
 app.command("eval")(spread(evaluation.evaluate, quiet_libraries))
 app.add_typer(study.app, name="study")
+app.add_typer(experts.app, name="experts")
 app.command("demo")(spread(demo.demo, quiet_libraries))
+app.command("demo-moe")(spread(demo_moe.demo_moe, quiet_libraries))
 
 
 def _show_version(wanted: bool) -> None:

@@ -309,11 +309,17 @@ class LimitOptions:
     panel: ClassVar[str] = "Limits"
     max_latency_ms: Annotated[float | None, typer.Option(help="Slowest acceptable network.")] = None
     max_memory_mib: Annotated[float | None, typer.Option(help="Largest acceptable network in memory.")] = None
+    max_memory_gib: Annotated[float | None, typer.Option(help="The same in GiB.")] = None
     max_parameters: Annotated[float | None, typer.Option(help="Most parameters.")] = None
 
     def limits(self) -> dict[str, float]:
         """Objective name → largest value."""
-        given = {"latency": self.max_latency_ms, "memory": self.max_memory_mib, "parameters": self.max_parameters}
+        memory = self.max_memory_mib
+        if self.max_memory_gib is not None:
+            if memory is not None:
+                raise ValueError("the largest memory is said once, got --max-memory-mib and --max-memory-gib")
+            memory = 1024 * self.max_memory_gib
+        given = {"latency": self.max_latency_ms, "memory": memory, "parameters": self.max_parameters}
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -324,7 +330,10 @@ class SearchOptions:
     panel: ClassVar[str] = "Search"
     objective: Annotated[
         list[str] | None,
-        typer.Option(help="error, latency, macs, parameters or memory; repeated; default error and latency."),
+        typer.Option(
+            help="error, nll, divergence, latency, macs, parameters, active-parameters, memory or "
+            "routing-consistency; repeated; default error and latency."
+        ),
     ] = None
     algorithm: Annotated[str, typer.Option(help="guided, linas, nsga2, tpe or random.")] = "guided"
     budget: Annotated[int, typer.Option(help="Networks that are evaluated at most.")] = 200

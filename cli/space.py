@@ -19,7 +19,14 @@ def space(
 
     loaded, _, record = load_supernet(supernet)
     if style is Format.TABLE:
-        genes = [{"choice": c.name, "options": " ".join(map(str, c.options))} for c in loaded.space.choices]
+        labels = loaded.space.labels
+        genes = [
+            {
+                "choice": c.name,
+                "options": " ".join(labels[c.axis][i - 1] if c.axis in labels else str(i) for i in c.options),
+            }
+            for c in loaded.space.choices
+        ]
         write_rows(genes, style)
         print(f"\n{loaded.space.size:,} networks\n".replace(",", " "))
     write_rows(network_costs(loaded, latency.context(record["lengths"])), style)

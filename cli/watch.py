@@ -56,6 +56,14 @@ class Watch:
         """Timing on the device."""
         self.show("measure", round(done, 1), total)
 
+    def calibrated(self, done: float, total: float) -> None:
+        """Text that a model with experts has read."""
+        self.show("calibrate", done, total)
+
+    def repaired(self, done: float, total: float) -> None:
+        """Steps of a repair."""
+        self.show("repair", done, total)
+
     def searched(self, progress: SearchProgress) -> None:
         """Evaluations."""
         if self._explains and not self._explained:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 Imbalance = Literal["even", "mild", "skewed"]
@@ -78,6 +79,7 @@ def on_grid(busy: int, tokens: int, top_k: int, experts: int) -> int:
     )
 
 
+@lru_cache(maxsize=4096)  # searches ask for the same few layers thousands of times
 def histogram(tokens: int, top_k: int, profile: RoutingProfile) -> tuple[int, ...]:
     """Choices per busy expert, the busiest first: at least 1, at most T each, T*k together, else as near to the shares
     of the class as whole numbers come.

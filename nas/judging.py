@@ -13,7 +13,13 @@ from kernels.op_spec import Context
 from kernels.timing import TimingSettings
 from nas.end_to_end import NetworkLatency, measure_network
 from nas.tuning import LENGTH_QUANTILES, open_task
-from supernets.checkpoint import head_labels, load_classifier, load_exported
+from supernets.checkpoint import (
+    head_labels,
+    is_language_model,
+    load_classifier,
+    load_exported,
+    load_language_model,
+)
 from supernets.evaluation import Precision, Quality, evaluate, resolve_precision
 from supernets.task import SPLITS, TEST, TRAIN, TaskSettings
 
@@ -23,7 +29,7 @@ class JudgeRequest:
     """What is judged, on what.
 
     Attributes:
-        checkpoint: folder or name of a classifier.
+        checkpoint: folder or name of a classifier or a language model.
         split: None takes the test split if there is one, otherwise validation.
         sequences: lengths of the latency; empty takes quantiles of the training data.
         trust_remote_code: run code that the checkpoint brings; ours needs no trust.
@@ -58,7 +64,7 @@ def judge(request: JudgeRequest, on_progress: Callable[[float, int], None] | Non
     """Evaluate on a split and time one forward pass by the paired protocol.
 
     Raises:
-        ValueError: no classifier there, code that is not trusted, or data that do not fit.
+        ValueError: neither a classifier nor a language model there, code that is not trusted, or data that do not fit.
     """
     task, _ = open_task(request.task, request.checkpoint)
     split = request.split or (TEST if TEST in task.splits else SPLITS[1])
@@ -80,9 +86,15 @@ def judge(request: JudgeRequest, on_progress: Callable[[float, int], None] | Non
 
 
 def _load(request: JudgeRequest, labels: tuple[str, ...]) -> Any:
-    if head_labels(request.checkpoint) is None:
+    is_text = is_language_model(request.checkpoint)
+    if is_text == bool(labels):
+        kind = "a language model" if is_text else "no language model"
+        raise ValueError(f"{request.checkpoint} is {kind}; judge it by another --task")
+    if not is_text and head_labels(request.checkpoint) is None:
         raise ValueError(f"{request.checkpoint} has no classification head to judge; fine-tune it first")
     config = Path(request.checkpoint) / "config.json"
     if config.is_file() and "auto_map" in json.loads(config.read_text(encoding="utf-8")):
         return load_exported(config.parent, trust_remote_code=request.trust_remote_code)
-    return load_classifier(request.checkpoint, labels).model
+    return (
+        load_language_model(request.checkpoint).model if is_text else load_classifier(request.checkpoint, labels).model
+    )

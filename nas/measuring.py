@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 
 from kernels.device import DeviceBackend
 from kernels.op_spec import Context, OpSpec
@@ -13,7 +14,7 @@ from predictors.latency_table import EndToEndRow, LatencyTable
 from predictors.measure import measure
 from studies.records import Genotype, Measurement
 from studies.store import StudyStore
-from supernets.space import SearchSpace
+from supernets.space import DEPTH, SearchSpace
 from supernets.supernet import Supernet
 
 OnMeasured = Callable[[float, int], None]
@@ -23,11 +24,16 @@ CALIBRATION_NETWORKS = 5
 
 
 def covering(space: SearchSpace) -> Iterator[Genotype]:
-    """Genotypes that between them show every option of every gene: the largest with one gene changed at a time."""
-    yield space.largest
-    for gene, choice in enumerate(space.choices):
-        for index in range(len(choice.options) - 1):
-            yield space.canonical((*space.largest[:gene], index, *space.largest[gene + 1 :]))
+    """Genotypes that between them show every combination of options that a layer can have, the largest first.
+
+    All layers change at once, since no operation depends on two of them.
+    """
+    axes: dict[str, int] = {}
+    for choice in space.choices:
+        axes[choice.axis] = 1 if choice.axis == DEPTH else max(axes.get(choice.axis, 1), len(choice.options))
+    for steps in product(*map(range, axes.values())):
+        down = dict(zip(axes, steps, strict=True))
+        yield space.canonical([max(0, len(choice.options) - 1 - down[choice.axis]) for choice in space.choices])
 
 
 def latency_table(

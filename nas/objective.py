@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from random import Random
 from typing import TYPE_CHECKING, Literal, cast
 
 from kernels.op_spec import Context
@@ -12,6 +13,7 @@ from studies.discovery import VariantFolder
 from studies.records import Genotype, Objective, Value
 
 if TYPE_CHECKING:
+    from nas.passes import Passes
     from predictors.latency_table import LatencyTable
     from supernets.supernet import Supernet
     from supernets.task import Task
@@ -54,6 +56,26 @@ class Bindings:
     def weights_hash(self) -> str:
         """`Supernet.hash`, computed once: the weights do not change during a search."""
         return self.supernet.hash
+
+    @cached_property
+    def data_hash(self) -> str:
+        """`Task.data_hash` of the split, computed once."""
+        return self.task.data_hash(self.split)
+
+    @cached_property
+    def passes(self) -> Passes:
+        """The forward passes that all qualities bound here share."""
+        from nas.passes import Passes
+
+        return Passes(
+            supernet=self.supernet,
+            task=self.task,
+            split=self.split,
+            batch_size=self.batch_size,
+            device=self.device,
+            precision=self.precision,
+            indices=_sample(self.task.size(self.split), self.examples, self.seed),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,3 +155,12 @@ def context_from(name: str, settings: Mapping[str, str], default: Context) -> Co
 def sorted_settings(settings: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Settings as `Objective` holds them."""
     return tuple(sorted(settings.items()))
+
+
+def _sample(size: int, examples: int | None, seed: int) -> list[int] | None:
+    """Sorted positions of a seeded sample; None for the whole split."""
+    if examples is None or examples >= size:
+        return None
+    if examples < 1:
+        raise ValueError(f"a quality needs at least 1 example, got {examples}")
+    return sorted(Random(seed).sample(range(size), examples))

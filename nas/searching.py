@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kernels.device import DeviceBackend, load_backend
 from kernels.op_spec import Context
@@ -14,10 +14,11 @@ from nas.evaluator import Evaluator
 from nas.fidelity import Racing, complete
 from nas.finalists import FINALISTS, choose_finalists, remeasure
 from nas.forecasting import forecast
+from nas.layouts import LayoutRecorder
 from nas.measuring import OnMeasured, latency_table, stored_table
 from nas.objective import Bindings, context_from, parse_objective
 from nas.problem import build_problem, full_evaluator, study_for
-from nas.search import SearchProgress, run
+from nas.search import Evaluate, SearchProgress, run
 from nas.settings import SearchSettings
 from nas.starting import OnGeneration, begin
 from nas.stock import uniform_front
@@ -34,6 +35,10 @@ from supernets.supernet import Supernet
 from supernets.task import TRAIN, VALIDATION, Task, TaskSettings
 
 LATENCY_TABLE_NOTE = "latency_table"
+
+BATCH_SIZE = 64
+LOGITS_BYTES = 2**28
+"""Of one forward pass over text; probabilities need as much again."""
 
 UNIFORM_FINALISTS = 3
 """Networks that stock classes can express, measured end to end whether on the front or not."""
@@ -126,6 +131,7 @@ def search_supernet(
         task=opened.task,
         context=context_of(request, opened.task),
         table=_table(request, opened, store, backend, on_measured),
+        batch_size=_batch_size(opened),
         examples=_examples(request, opened.task),
         device=request.device,
         precision=resolve_precision(request.precision, request.device),
@@ -137,15 +143,20 @@ def search_supernet(
     study = replace(study, settings={**request.record, **study.settings})
     study, algorithm = begin(request.search, problem, full, study, store, on_generation)
     _remember(study, bindings, opened, store)
-    if request.search.low_fidelity is None:
-        front = run(problem, algorithm, evaluate, store, study, on_progress=on_progress)
-    else:
-        racing, evaluate = Racing(problem, evaluate, full), full
-        front = run(problem, algorithm, racing, store, study, on_progress=_both(racing.learn, on_progress))
+    layouts = LayoutRecorder(opened.supernet, store, study.name, str(opened.folder.resolve()))
+    layouts.resume()
+    learners, first = [layouts.learn], cast("Evaluate", evaluate)
+    if request.search.low_fidelity is not None:
+        racing = Racing(problem, evaluate, full)
+        learners, first, evaluate = [*learners, racing.learn], racing, full
+    front = run(problem, algorithm, first, store, study, on_progress=_told(learners, on_progress))
     if not len(front):
         return front
     forecast(problem, full, store, study.name, request.search.seed)
-    return _Finals(request, opened, bindings, evaluate, full, store, study, backend, on_measured).front(front)
+    front = _Finals(request, opened, bindings, evaluate, full, store, study, backend, on_measured).front(front)
+    for evaluation in store.evaluations(study.name):  # finals may have added the largest network
+        layouts.learn(evaluation)
+    return front
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +222,14 @@ class _Finals:
         complete(stored, self.full, self.store, self.study.name, self.on_measured)
 
 
+def _batch_size(opened: OpenSupernet) -> int:
+    """Examples per forward pass whose logits, one set per token for text, fit into `LOGITS_BYTES`."""
+    if opened.task.num_labels:
+        return BATCH_SIZE
+    longest = max(opened.task.length_quantiles(VALIDATION, LENGTH_QUANTILES))
+    return max(1, min(BATCH_SIZE, LOGITS_BYTES // (4 * longest * int(opened.supernet.config.vocab_size))))
+
+
 def _examples(request: SearchRequest, task: Task) -> int | None:
     """Validation examples per evaluation, the first one where there are two; None for all."""
     if request.search.low_fidelity is None:
@@ -218,11 +237,14 @@ def _examples(request: SearchRequest, task: Task) -> int | None:
     return max(1, round(request.search.low_fidelity * task.size(VALIDATION)))
 
 
-def _both(
-    learn: Callable[[Evaluation], None], on_progress: Callable[[SearchProgress], None] | None
+def _told(
+    learners: Sequence[Callable[[Evaluation], None]], on_progress: Callable[[SearchProgress], None] | None
 ) -> Callable[[SearchProgress], None]:
+    """Tells learners of every answered evaluation, then shows progress."""
+
     def told(progress: SearchProgress) -> None:
-        learn(progress.latest)
+        for learn in learners:
+            learn(progress.latest)
         if on_progress:
             on_progress(progress)
 

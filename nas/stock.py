@@ -25,7 +25,7 @@ def uniform_front(front: ParetoFront, evaluations: Iterable[Evaluation], superne
 
 def _is_expressible(supernet: Supernet, evaluation: Evaluation) -> bool:
     try:
-        supernet.family.configure(supernet.config, supernet.space.decode(evaluation.genotype), "uniform")
+        supernet.configured(supernet.space.decode(evaluation.genotype), "uniform")
     except ValueError:
         return False
     return True

@@ -77,7 +77,7 @@ class TuneRequest:
             "task": self.task.to_json(),
             "tuning": {name: value for name, value in asdict(self.tuning).items() if name not in left_out},
             "duration": None if self.duration is None else asdict(self.duration),
-            "space": asdict(self.space),
+            "space": self.space.to_json(),
             "mixture": None if self.mixture is None else asdict(self.mixture),
             "teacher": self.teacher,
             "start": self.start,

@@ -16,6 +16,7 @@ from studies.discovery import VariantFolder
 from supernets.checkpoint import (
     head_labels,
     input_limit,
+    is_language_model,
     load_classifier,
     load_tokenizer,
     read_supernet_record,
@@ -77,9 +78,13 @@ def prepare(request: TuneRequest) -> Prepared:
     Raises:
         ValueError: unusable checkpoint, task or settings.
     """
+    if is_language_model(request.model):
+        raise ValueError(f"{request.model} is a language model, not an encoder to fine-tune; see nas experts search")
     task, tokenizer = open_task(request.task, request.model)
     if request.tuning.recipe.needs_teacher and not task.trains_head:
         raise ValueError(f"{request.task.kind} has no strong teacher: use --recipe sandwich-distilled, or --gamma 0")
+    if not task.labels:
+        raise ValueError(f"an encoder learns classes, which the task {request.task.kind} has not; choose another task")
     model = load_classifier(request.model, task.labels, request.tuning.seed).model
     supernet = Supernet.wrap(model, options=request.space)
     if request.mixture is not None:
@@ -110,7 +115,7 @@ def tune_supernet(
     """
     known, state = recalled(request, workspace), workspace.training_state("supernet")
     if workspace.supernet.exists():
-        _require_same(read_supernet_record(workspace.supernet).get("request"), request.to_json(), workspace)
+        require_same(read_supernet_record(workspace.supernet).get("request"), request.to_json(), workspace.supernet)
         state.unlink(missing_ok=True)
         return workspace.supernet
     prepared = prepared or prepare(request)
@@ -141,7 +146,7 @@ def _record(request: TuneRequest, prepared: Prepared, teacher: Teacher | None, d
     tuning, task = request.tuning, prepared.task
     precision = resolve_precision(tuning.precision, tuning.device)
     largest = evaluate(prepared.supernet, task, VALIDATION, device=tuning.device, precision=precision)
-    settings = replace(task.settings, labels=task.labels, data=_absolute(task.settings.data))
+    settings = replace(task.settings, labels=task.labels, data=absolute_paths(task.settings.data))
     return {
         "task": settings.to_json(),
         "lengths": list(task.length_quantiles(TRAIN, LENGTH_QUANTILES)),
@@ -153,7 +158,7 @@ def _record(request: TuneRequest, prepared: Prepared, teacher: Teacher | None, d
     }
 
 
-def _absolute(data: str | Mapping[str, str]) -> str | dict[str, str]:
+def absolute_paths(data: str | Mapping[str, str]) -> str | dict[str, str]:
     """Paths that later stages find from any working directory."""
     if isinstance(data, str):
         return str(Path(data).resolve())
@@ -164,10 +169,10 @@ def _named(name: str, on_progress: OnTuned | None) -> Callable[[TuneProgress], N
     return None if on_progress is None else lambda progress: on_progress(name, progress)
 
 
-def _require_same(stored: Any, asked: dict[str, Any], workspace: Workspace) -> None:
+def require_same(stored: Any, asked: dict[str, Any], folder: Path) -> None:
+    """ValueError if a folder's supernet was made for another request."""
     different = [key for key in asked if not isinstance(stored, dict) or stored.get(key) != asked[key]]
     if different:
         raise ValueError(
-            f"{workspace.supernet} was made with another {', '.join(different)}; "
-            "use the same settings, or another --output"
+            f"{folder} was made with another {', '.join(different)}; use the same settings, or another --output"
         )

@@ -51,9 +51,10 @@ class VariantFolder:
         Raises:
             ValueError: no variant has this name.
         """
+        if module := self._modules().get(_dashed(name)):
+            return getattr(import_module(module), self.attribute)
         self.check(name)
-        module = self._modules().get(_dashed(name))
-        return getattr(import_module(module), self.attribute) if module else self._offered()[_dashed(name)].load()
+        return self._offered()[_dashed(name)].load()
 
     def _modules(self) -> dict[str, str]:
         spec = find_spec(self.package)

@@ -27,7 +27,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 VERSION_TABLE = "supernas_version"
 """Holds the revision; a database without it is not ours."""
 
-REVISION = "v0_1_0"
+REVISION = "v0_1_0_1"
 """Revision these classes describe."""
 
 SMALL, HASH = String(64), String(64)
@@ -266,23 +266,26 @@ class StatisticsRow(Base):
 
 
 class MoELayoutRow(Base):
-    """The expert part of one artifact."""
+    """The experts of one architecture in one checkpoint, planned from statistics where operators need them."""
 
     __tablename__ = "moe_layout"
+    __table_args__ = (UniqueConstraint("architecture_id", "checkpoint_id"),)
     id: Mapped[int] = mapped_column(primary_key=True)
-    artifact_id: Mapped[int] = mapped_column(ForeignKey("artifact.id", ondelete="CASCADE"), unique=True)
-    statistics_id: Mapped[int] = mapped_column(ForeignKey("statistics.id"), index=True)
-    operator: Mapped[str] = mapped_column(SMALL)
+    architecture_id: Mapped[int] = mapped_column(ForeignKey("architecture.id"))
+    checkpoint_id: Mapped[int] = mapped_column(ForeignKey("checkpoint.id"), index=True)
+    statistics_id: Mapped[int | None] = mapped_column(ForeignKey("statistics.id"), index=True)
 
 
 class MoELayerRow(Base):
-    """One layer of a layout: how many experts are left and which were kept or merged into which."""
+    """One layer of a layout, as in `layout_book.ExpertLayer`."""
 
     __tablename__ = "moe_layer"
     layout_id: Mapped[int] = mapped_column(ForeignKey("moe_layout.id", ondelete="CASCADE"), primary_key=True)
     layer: Mapped[int] = mapped_column(primary_key=True)
+    operator: Mapped[str] = mapped_column(SMALL)
     experts: Mapped[int]
     top_k: Mapped[int]
+    width: Mapped[int]
     kept: Mapped[list[Any]]
     merged: Mapped[list[Any]]
 

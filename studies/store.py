@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, case, delete, or_, select, update
 
 from studies.device_book import DeviceBook
+from studies.layout_book import LayoutBook
 from studies.pareto import Costs, ParetoFront, ValueFilter, non_dominated, signed
 from studies.records import MEASURED, Evaluation, Genotype, Objective, Provenance, Study, Value
 from studies.rows import (
@@ -58,7 +59,7 @@ FIXED = (
 """What a study may not change when it is opened again."""
 
 
-class StudyStore(DeviceBook, StudyBook):
+class StudyStore(DeviceBook, LayoutBook, StudyBook):
     """All studies of one SQLite file or PostgreSQL database.
 
     Laws:

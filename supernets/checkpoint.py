@@ -24,6 +24,7 @@ from studies.errors import VerificationError
 from supernets.family import Family, Layout
 from supernets.mixture import Mixture
 from supernets.mixture_file import MIXTURE_FILE, load_mixture, save_mixture
+from supernets.routing_statistics import RoutingStatistics
 from supernets.space import SearchSpace
 from supernets.staging import staged_folder
 from supernets.supernet import Supernet, belongs_to_source, family_for
@@ -31,6 +32,7 @@ from supernets.supernet import Supernet, belongs_to_source, family_for
 SUPERNET_FILE = "supernet.json"
 PROVENANCE_FILE = "supernas.json"
 TEACHER_FILE = "teacher_logits.safetensors"
+STATISTICS_FOLDER = "routing_statistics"
 _VERIFIER = Path(__file__).with_name("verify_export.py")
 
 
@@ -46,6 +48,15 @@ class Classifier:
     model: nn.Module
     tokenizer: Any
     labels: tuple[str, ...] | None
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LanguageModel:
+    """A loaded causal language model, in evaluation mode."""
+
+    model: nn.Module
+    tokenizer: Any
     source: str
 
 
@@ -66,6 +77,11 @@ def head_labels(source: str) -> tuple[str, ...] | None:
     if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
         return None
     return tuple(config.id2label[i] for i in sorted(config.id2label))
+
+
+def is_language_model(source: str) -> bool:
+    """Whether a checkpoint is a causal language model."""
+    return any(name.endswith("ForCausalLM") for name in _config(source).architectures or ())
 
 
 def input_limit(source: str) -> int:
@@ -103,8 +119,6 @@ def load_classifier(source: str, labels: tuple[str, ...], seed: int = 0) -> Clas
 
 
 def _classifier(source: str, labels: tuple[str, ...], seed: int = 0) -> Classifier:
-    from transformers import AutoModelForSequenceClassification
-
     existing = head_labels(source)
     if existing is not None and len(existing) != len(labels):
         raise ValueError(
@@ -113,27 +127,52 @@ def _classifier(source: str, labels: tuple[str, ...], seed: int = 0) -> Classifi
         )
     torch.manual_seed(seed)
     names = dict(enumerate(labels)) if existing is None else dict(enumerate(existing))
+    model, missing = _load_weights(
+        "AutoModelForSequenceClassification",
+        source,
+        id2label=names,
+        label2id={name: i for i, name in names.items()},
+        ignore_mismatched_sizes=existing is None,
+    )
+    body = f"{model.base_model_prefix}."
+    if existing is None:  # the new head and pooler are drawn
+        missing = [name for name in missing if name.startswith(body) and ".pooler." not in name]
+    _require_all(source, missing)
+    return Classifier(model=model.eval(), tokenizer=load_tokenizer(source), labels=existing, source=source)
+
+
+def load_language_model(source: str) -> LanguageModel:
+    """Load a causal language model of a supported type in 32 bits.
+
+    Raises:
+        ValueError: no checkpoint there, an unsupported model type, or corrupt, incomplete or quantised weights.
+    """
+    config = _config(source)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError(f"the weights of {source} are quantised, which cannot be cut or merged; load them in 16 bits")
+    model, missing = _load_weights("AutoModelForCausalLM", source)
+    _require_all(source, missing)
+    for parameter in model.parameters():  # as loaded they may lie unaligned, and round differently than copies
+        parameter.data = parameter.data.clone()
+    return LanguageModel(model=model.eval(), tokenizer=load_tokenizer(source), source=source)
+
+
+def _load_weights(auto_class: str, source: str, **options: Any) -> tuple[Any, list[str]]:
+    """A model in 32 bits and the names of the weights that its checkpoint lacks."""
+    import transformers
+
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            source,
-            id2label=names,
-            label2id={name: i for i, name in names.items()},
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=existing is None,
+        model, info = getattr(transformers, auto_class).from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
     except Exception as error:  # safetensors, OSError, ValueError, RuntimeError: all mean the same to the user
         raise ValueError(f"cannot load the weights of {source}: {_first_line(error)}") from error
-    body = f"{model.base_model_prefix}."
-    missing = [
-        name
-        for name in (*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"]))
-        if existing is not None or (name.startswith(body) and ".pooler." not in name)
-    ]
+    return model, sorted([*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])])
+
+
+def _require_all(source: str, missing: list[str]) -> None:
     if missing:
-        raise ValueError(f"the checkpoint {source} lacks {len(missing)} weights, such as {sorted(missing)[0]}")
-    return Classifier(model=model.eval(), tokenizer=load_tokenizer(source), labels=existing, source=source)
+        raise ValueError(f"the checkpoint {source} lacks {len(missing)} weights, such as {missing[0]}")
 
 
 def _require_checkpoint(source: str) -> None:
@@ -164,16 +203,19 @@ def save_supernet(
     """Write weights, configuration, tokenizer and ``supernet.json`` (space, hash and `record`) as one folder.
 
     The experts and routers of a mixture have a file of their own beside the model's weights. The teacher's logits on
-    the training examples are kept for networks that recover later. A model without `has_head` is marked as a bare
-    encoder, so that nobody takes its untrained head for a classifier.
+    the training examples are kept for networks that recover later, routing statistics for reductions that are asked
+    for later. A model without `has_head` is marked as a bare encoder, so that nobody takes its untrained head for a
+    classifier.
     """
     with staged_folder(folder) as staged:
+        if supernet.statistics is not None:
+            supernet.statistics.save(staged / STATISTICS_FOLDER)
         if teacher_logits_NC is not None:
             save_file({"logits": teacher_logits_NC.contiguous()}, staged / TEACHER_FILE)
         _write_model(supernet.model, staged, tokenizer, has_head)
         if isinstance(supernet.trained_source, Mixture):
             save_mixture(supernet.trained_source, supernet, staged / MIXTURE_FILE)
-        content = {"space": supernet.space.to_json(), "hash": supernet.hash, **record}
+        content = {"space": supernet.space.to_json(), "hash": supernet.hash, "protect": supernet.protect, **record}
         (staged / SUPERNET_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -184,14 +226,17 @@ def save_classifier(model: nn.Module, folder: Path, tokenizer: Any) -> None:
 
 
 def _write_model(model: Any, folder: Path, tokenizer: Any, has_head: bool = True) -> None:
+    tied = getattr(model, "all_tied_weights_keys", {})  # their other name is enough
     state = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in model.state_dict().items()
-        if not belongs_to_source(name)
+        if name not in tied and not belongs_to_source(name)
     }
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     model.config.architectures = [type(model if has_head else model.base_model).__name__]
     model.config.save_pretrained(folder)
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -217,9 +262,16 @@ def load_teacher_logits(folder: Path) -> Tensor | None:
 def load_supernet(folder: Path) -> tuple[Supernet, Any, dict[str, Any]]:
     """Supernet (in evaluation mode), tokenizer and record of a folder; ValueError if its weights were changed."""
     record = read_supernet_record(folder)
-    labels = head_labels(str(folder))
-    loaded = _classifier(str(folder), labels or tuple(record.get("task", {}).get("labels") or ()))
-    supernet = Supernet(loaded.model, SearchSpace.from_json(record["space"]))
+    source, statistics = str(folder), None
+    loaded: Classifier | LanguageModel
+    if is_language_model(source):
+        loaded = load_language_model(source)
+    else:
+        loaded = _classifier(source, head_labels(source) or tuple(record.get("task", {}).get("labels") or ()))
+    if (folder / STATISTICS_FOLDER).is_dir():
+        statistics = RoutingStatistics.load(folder / STATISTICS_FOLDER)
+    space, protect = SearchSpace.from_json(record["space"]), bool(record.get("protect", False))
+    supernet = Supernet(loaded.model, space, statistics=statistics, protect=protect)
     if (folder / MIXTURE_FILE).is_file():
         load_mixture(folder / MIXTURE_FILE, supernet)
     if supernet.hash != record["hash"]:
@@ -243,11 +295,13 @@ def write_network(
     card: str,
     provenance: Mapping[str, Any],
     check_inputs: Mapping[str, Tensor],
+    files: Mapping[str, str] | None = None,
 ) -> None:
     """Write an extracted network as a checkpoint folder and prove it before it takes its place.
 
     A fresh process reloads the folder with plain transformers and must reproduce the network's logits on
-    `check_inputs` bit for bit (same machine, same threads) and its number of parameters.
+    `check_inputs` bit for bit (same machine, same threads) and its number of parameters. `files` are texts by name
+    that lie beside it.
 
     Raises:
         VerificationError: the reloaded checkpoint computes something else; nothing is left behind.
@@ -260,13 +314,19 @@ def write_network(
         model: Any = network
         if layout == "free":
             modeling = f"modeling_supernas_{family.name}"
-            model.config.auto_map = {"AutoModelForSequenceClassification": f"{modeling}.{type(network).__name__}"}
+            model.config.auto_map = {_auto_class(type(network).__name__): f"{modeling}.{type(network).__name__}"}
             shutil.copyfile(family.modeling_file, staged / f"{modeling}.py")
-        model.save_pretrained(staged, save_original_format=False)
+        model.save_pretrained(staged, save_original_format=layout != "free")
         tokenizer.save_pretrained(staged)
-        (staged / "README.md").write_text(card)
+        for name, text in {"README.md": card, **(files or {})}.items():
+            (staged / name).write_text(text, encoding="utf-8")
         (staged / PROVENANCE_FILE).write_text(json.dumps({**provenance, "layout": layout}, indent=2) + "\n")
         verify_network(staged, check_inputs, logits, sum(p.numel() for p in network.parameters()))
+
+
+def _auto_class(architecture: str) -> str:
+    """The class of transformers that loads an architecture by its configuration."""
+    return "AutoModelForCausalLM" if architecture.endswith("ForCausalLM") else "AutoModelForSequenceClassification"
 
 
 def verify_network(folder: Path, inputs: Mapping[str, Tensor], logits: Tensor, parameters: int) -> None:
@@ -297,11 +357,11 @@ def load_exported(folder: Path, *, trust_remote_code: bool = False) -> Any:
     Raises:
         ValueError: not a checkpoint, unreadable weights, or code of its own.
     """
-    from transformers import AutoModelForSequenceClassification
+    import transformers
 
     _require_checkpoint(str(folder))
     config = json.loads((folder / "config.json").read_text())
-    network_class: Any = AutoModelForSequenceClassification
+    network_class: Any = getattr(transformers, _auto_class(config["architectures"][0]))
     if "auto_map" in config and not trust_remote_code:
         family = family_for(config["model_type"])
         if [path.read_bytes() for path in folder.glob("*.py")] != [family.modeling_file.read_bytes()]:

@@ -61,14 +61,17 @@ class ElasticGroup:
         layer: index of the layer it belongs to.
         units: how many units the largest network has.
         members: the slices that shrink together.
-        consumer: the module whose *input* features are the units' outputs; importance is read there.
+        consumer: the module whose *input* features are the units' outputs; importance is read there. Empty where
+            something else decides the order.
+        size: what one unit counts on the axis; a unit may be one expert of each of a router's groups.
     """
 
     axis: str
     layer: int
     units: int
     members: tuple[Member, ...]
-    consumer: str
+    consumer: str = ""
+    size: int = 1
 
     def kept(self, architecture: Architecture) -> int:
         """Units an architecture keeps: all where it does not vary the axis, 0 where it drops the layer."""
@@ -76,7 +79,7 @@ class ElasticGroup:
         if layer is None:
             return 0
         kept = layer.kept(self.axis)
-        return self.units if kept is None else kept
+        return self.units if kept is None else kept // self.size
 
 
 @dataclass(frozen=True, slots=True)

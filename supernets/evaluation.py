@@ -5,7 +5,7 @@ Shapes: N examples of a split, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kernels.device import load_backend
-from supernets.task import UNLABELLED, Task
+from supernets.task import UNLABELLED, Batch, Task
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Network = Callable[..., Any]
@@ -35,7 +35,6 @@ def autocast(precision: Literal["float32", "bfloat16"], device: str) -> Abstract
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
 
 
-@torch.no_grad()
 def predict_logits(
     network: Network,
     task: Task,
@@ -46,17 +45,47 @@ def predict_logits(
     precision: Literal["float32", "bfloat16"] = "float32",
     indices: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """A task's answers, such as logits [N, C], and labels [N] of a split (of `indices`, if given), in order."""
-    positions, logits, labels = [], [], []
+    """A task's answers, such as float32 logits [N, C], and labels [N] of a split (of `indices`, if given), in order."""
+    batches = task.batches(split, batch_size, indices=indices)
+    return _predict(network, task, batches, lambda logits, _: logits, device, precision)
+
+
+def predict_outcomes(
+    network: Network,
+    task: Task,
+    split: str,
+    *,
+    batch_size: int = 64,
+    device: str = "cpu",
+    precision: Literal["float32", "bfloat16"] = "float32",
+    indices: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What the task's metrics need (`Task.outcomes`) and labels of a split, in the order of the examples."""
+    batches = task.batches(split, batch_size, indices=indices)
+    return _predict(network, task, batches, task.outcomes, device, precision)
+
+
+@torch.no_grad()
+def _predict(
+    network: Network,
+    task: Task,
+    batches: Iterable[Batch],
+    keep: Callable[[Tensor, Tensor], Tensor],
+    device: str,
+    precision: Literal["float32", "bfloat16"],
+) -> tuple[Tensor, Tensor]:
+    positions, kept, labels = [], [], []
     with autocast(precision, device):
-        for batch in task.batches(split, batch_size, indices=indices):
+        for batch in batches:
             on_device = batch.to(device)
-            rows_BC, labels_B = task.answers(network, on_device)
-            logits.append(rows_BC.cpu())
+            logits, labels_B = task.answers(network, on_device)
+            if labels_B is None:
+                labels_B = torch.full((len(batch),), UNLABELLED, device=logits.device)
+            kept.append(keep(logits.float(), labels_B).cpu())
             positions.append(batch.indices)
-            labels.append(torch.full((len(batch),), UNLABELLED) if labels_B is None else labels_B.cpu())
+            labels.append(labels_B.cpu())
     order = torch.cat(positions).argsort()
-    return torch.cat(logits)[order], torch.cat(labels)[order]
+    return torch.cat(kept)[order], torch.cat(labels)[order]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,13 +109,13 @@ def evaluate(
     indices: Sequence[int] | None = None,
 ) -> Quality:
     """Quality of a network in evaluation mode on a split."""
-    logits, labels = predict_logits(
+    outcomes, labels = predict_outcomes(
         network, task, split, batch_size=batch_size, device=device, precision=precision, indices=indices
     )
     return Quality(
-        error=task.error(logits, labels),
-        standard_error=task.standard_error(logits, labels),
-        metrics=task.metrics(logits, labels),
+        error=task.error(outcomes, labels),
+        standard_error=task.standard_error(outcomes, labels),
+        metrics=task.metrics(outcomes, labels),
         examples=len(labels),
     )
 

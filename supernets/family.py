@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Literal
@@ -12,10 +12,14 @@ from torch import nn
 
 from kernels.op_spec import Context, OpSpec
 from supernets.elastic import ElasticGroup
+from supernets.expert_bank import MoeLayer
 from supernets.space import Architecture, SearchSpace
 
-Layout = Literal["free", "uniform"]
-"""``uniform`` checkpoints load with stock classes; ``free`` ones bring their own modelling file."""
+Layout = Literal["free", "uniform", "padded"]
+"""``uniform`` checkpoints load with stock classes; ``free`` ones bring their own modelling file.
+
+``padded`` ones load with stock classes, too: layers with fewer experts are filled up with ones that are never chosen.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,12 +31,34 @@ class SpaceOptions:
         head_options: how many head counts per layer, evenly spaced up to all heads.
         width_options: how many feed-forward widths per layer, evenly spaced in multiples of 16 up to the full width.
         uniform: one size for all layers instead of one per layer, so that every network has a ``uniform`` layout.
+        expert_options: how many expert counts per layer, evenly spaced up to all experts.
+        expert_multiple: counts below all experts are multiples of this: 1, what a kernel likes, or the number of
+            devices among which experts are divided.
+        top_k_options: how many numbers of experts per token, evenly spaced up to the model's own.
+        operators: names of the expert reductions to choose from in every layer; none keeps the first experts.
+        axes: further axes of the family that vary, such as ``depth``, ``kv_groups`` and ``expert_width`` of a
+            mixture-of-experts model.
     """
 
     min_depth_fraction: float = 1 / 3
     head_options: int = 4
     width_options: int = 6
     uniform: bool = False
+    expert_options: int = 8
+    expert_multiple: int = 1
+    top_k_options: int = 2
+    operators: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what concerns experts only where it was set, so that records of other models never change."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        usual = SpaceOptions()
+        unset = {name for name in _EXPERT_OPTIONS if getattr(self, name) == getattr(usual, name)}
+        return {name: value for name, value in values.items() if name not in unset}
+
+
+_EXPERT_OPTIONS = ("expert_options", "expert_multiple", "top_k_options", "operators", "axes")
 
 
 class Family(ABC):
@@ -50,6 +76,10 @@ class Family(ABC):
     @abstractmethod
     def groups(self, model: nn.Module) -> tuple[ElasticGroup, ...]:
         """The elastic groups of a loaded model."""
+
+    def expert_layers(self, model: nn.Module) -> tuple[MoeLayer, ...]:
+        """Mixture-of-experts layers, which become elastic as a whole; none in dense families."""
+        return ()
 
     @abstractmethod
     def default_space(self, config: Any, options: SpaceOptions) -> SearchSpace:

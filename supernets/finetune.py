@@ -145,7 +145,9 @@ class Tuner:
         self.identity = content_hash([settings.fingerprint, task.fingerprint, supernet.hash])
         self.state = TrainingState(identity=self.identity)
         if state_file is not None and state_file.exists():
-            self.state = load_state(state_file, supernet, self.optimizer, self.parameters, self.identity)
+            self.state = load_state(state_file, supernet.model, self.optimizer, self.parameters, self.identity)
+            if self.state.layer_order is not None:
+                supernet.space = supernet.space.reordered(self.state.layer_order)
 
     def run(self) -> Iterator[TuneProgress]:
         """Train to the end, reporting about 20 times; the supernet is left in evaluation mode."""
@@ -170,7 +172,7 @@ class Tuner:
                 )
                 losses = []
             if self.state_file and (done or time.monotonic() - saved > settings.save_seconds):
-                save_state(self.state_file, self.state, self.supernet, self.optimizer, self.parameters)
+                save_state(self.state_file, self.state, self.supernet.model, self.optimizer, self.parameters)
                 saved = time.monotonic()
         self.model.eval()
 

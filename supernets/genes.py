@@ -55,7 +55,10 @@ class GeneTable:
 
     def active(self, genes_PG: Genes) -> Mask:
         """Mask [P, G] of the genes that decide anything."""
-        return self._active_DG[self._depth_index(genes_PG)]
+        active_PG: Mask = self._active_DG[self._depth_index(genes_PG)]
+        for gene, decider, index in self.space.moot_genes:
+            active_PG[:, gene] &= genes_PG[:, decider] != index
+        return active_PG
 
     def uniform_draw(self, rng: np.random.Generator, count: int) -> Genes:
         """Rows with every gene drawn uniformly."""
@@ -91,20 +94,20 @@ class GeneTable:
         """Features [P, F] of the rows, 0 where a layer is dropped.
 
         Every gene that varies is there twice: once as its option relative to the largest, for effects that follow its
-        order, and once with a column per option, for effects that do not. Every layer that may be dropped adds whether
-        it is kept. See `groups_F`.
+        order (unless its options are names), and once with a column per option, for effects that do not. Every layer
+        that may be dropped adds whether it is kept. See `groups_F`.
         """
         active_PG = self.active(genes_PG)
         sizes_PG = np.where(active_PG, self._scaled_GO[np.arange(len(self.options_G)), genes_PG], 0.0)
         kept_PL = self._kept_DL[self._depth_index(genes_PG)][:, self._varying_L]
         chosen_PO = (genes_PG[:, self._gene_O] == self._option_O) & active_PG[:, self._gene_O]
-        return np.hstack([sizes_PG[:, self._varying_G], kept_PL, _ONE_HOT_SCALE * chosen_PO])
+        return np.hstack([sizes_PG[:, self._ordered_G], kept_PL, _ONE_HOT_SCALE * chosen_PO])
 
     @cached_property
     def groups_F(self) -> Genes:
         """Per feature, what it belongs to: its gene, or the kept layers together."""
         kept = np.full(len(self._varying_L), len(self.options_G))
-        return np.concatenate([self._varying_G, kept, self._gene_O])
+        return np.concatenate([self._ordered_G, kept, self._gene_O])
 
     def tallies(self, genes_PG: Genes) -> Matrix:
         """How often every option is chosen by the genes that offer the same options, ``[P, K]``.
@@ -137,8 +140,9 @@ class GeneTable:
             yield from product(*indices)
 
     @cached_property
-    def _varying_G(self) -> Genes:
-        return np.flatnonzero(self.options_G > 1)
+    def _ordered_G(self) -> Genes:
+        named = [choice.axis in self.space.labels for choice in self.space.choices]
+        return np.flatnonzero((self.options_G > 1) & ~np.array(named, dtype=bool))
 
     @cached_property
     def _varying_L(self) -> Genes:

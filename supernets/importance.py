@@ -80,7 +80,8 @@ def measure_importance(supernet: Supernet, batches: Iterable[BatchT], loss: Loss
 def _unit_scores(
     supernet: Supernet, batches: list[BatchT], loss: LossOfBatch[BatchT]
 ) -> dict[tuple[str, int], tuple[float, ...]]:
-    totals = {(g.axis, g.layer): torch.zeros(g.units, dtype=torch.float64) for g in supernet.groups}
+    groups = [group for group in supernet.groups if group.consumer]
+    totals = {(g.axis, g.layer): torch.zeros(g.units, dtype=torch.float64) for g in groups}
     inputs: dict[str, Tensor] = {}
 
     def remember(name: str) -> Callable[[object, tuple[Tensor, ...]], None]:
@@ -90,16 +91,16 @@ def _unit_scores(
 
         return hook
 
-    consumers = [supernet.model.get_submodule(group.consumer) for group in supernet.groups]
+    consumers = [supernet.model.get_submodule(group.consumer) for group in groups]
     handles = [
         module.register_forward_pre_hook(remember(group.consumer))
-        for module, group in zip(consumers, supernet.groups, strict=True)
+        for module, group in zip(consumers, groups, strict=True)
     ]
     try:
         for batch in batches:
             with torch.enable_grad(), supernet.active(None):
                 loss(batch).backward()  # type: ignore[no-untyped-call]
-            for group in supernet.groups:
+            for group in groups:
                 totals[group.axis, group.layer] += _batch_scores(inputs[group.consumer], group)
             supernet.model.zero_grad(set_to_none=True)
     finally:

@@ -1,16 +1,18 @@
 """Search spaces over elastic transformers: choices, genotypes and architectures. Imports no torch.
 
-A genotype is one option index per choice. Its canonical form sets the genes of dropped layers to 0, so that two
-encodings of the same network are one. Every canonical genotype is legal: divisibility and multiples of 16 are
-properties of the options, not checks made later.
+A genotype is one option index per choice. Its canonical form sets the genes that decide nothing to 0 (those of dropped
+layers, and how experts are reduced where none is), so that two encodings of the same network are one. Every canonical
+genotype is legal: divisibility, multiples of 16 and no fewer experts than a token chooses are properties of the
+options, not checks made later.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -19,6 +21,11 @@ from studies.records import Genotype, content_hash
 DEPTH = "depth"
 HEADS = "heads"
 FFN_WIDTH = "ffn_width"
+EXPERTS = "experts"
+EXPERT_WIDTH = "expert_width"
+KV_GROUPS = "kv_groups"
+OPERATOR = "operator"
+TOP_K = "top_k"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,10 +35,13 @@ class LayerChoice:
     Attributes:
         index: position in the largest network.
         units: (axis, kept units) pairs in axis order, such as ``(("ffn_width", 768), ("heads", 6))``.
+        names: the same for axes whose options are names, such as ``(("operator", "reap"),)``; left out where the
+            axis decides nothing.
     """
 
     index: int
     units: tuple[tuple[str, int], ...]
+    names: tuple[tuple[str, str], ...] = ()
 
     def kept(self, axis: str) -> int | None:
         """Units kept on an axis, or None where the layer does not vary on it."""
@@ -39,6 +49,14 @@ class LayerChoice:
             if name == axis:
                 return size
         return None
+
+    def name(self, axis: str) -> str | None:
+        """The option chosen on an axis with names, or None where the layer does not vary on it."""
+        return dict(self.names).get(axis)
+
+    def to_json(self) -> dict[str, Any]:
+        """Axis → units or name."""
+        return {**dict(self.units), **dict(self.names)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +72,31 @@ class Architecture:
     @property
     def is_uniform(self) -> bool:
         """Whether all kept layers have the same sizes."""
-        return len({layer.units for layer in self.layers}) == 1
+        return len({(layer.units, layer.names) for layer in self.layers}) == 1
 
     @property
     def key(self) -> str:
         """Canonical text, the same for equal networks; used in operation keys and reports."""
-        return ";".join(f"{x.index}:" + ",".join(f"{axis}={size}" for axis, size in x.units) for x in self.layers)
+        return ";".join(f"{x.index}:" + ",".join(f"{k}={v}" for k, v in x.to_json().items()) for x in self.layers)
 
     def to_json(self) -> list[dict[str, Any]]:
         """One object per kept layer, ``{"index": 0, "heads": 12, ...}``."""
-        return [{"index": layer.index, **dict(layer.units)} for layer in self.layers]
+        return [{"index": layer.index, **layer.to_json()} for layer in self.layers]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """One gene: an axis, the layer it belongs to (None: shared by all layers) and its options in ascending order."""
+    """One gene: an axis, the layer it belongs to (None: shared by all layers) and its options in ascending order.
+
+    Attributes:
+        moot: (axis, units) of the same layer with which the gene decides nothing, such as ``("experts", 64)`` for the
+            operator that reduces 64 experts.
+    """
 
     axis: str
     options: tuple[int, ...]
     layer: int | None = None
+    moot: tuple[str, int] | None = None
 
     def __post_init__(self) -> None:
         if not self.options or list(self.options) != sorted(set(self.options)) or self.options[0] < 1:
@@ -95,12 +119,14 @@ class SearchSpace:
         num_layers: layers of the largest network.
         layer_order: layer indices, most important first; depth *d* keeps the first *d* of them, in forward order.
         choices: the genes; at most one has axis ``depth``.
+        labels: axis whose options have no order → their names; option *i* stands for the *i*-th name, from 1.
     """
 
     family: str
     num_layers: int
     layer_order: tuple[int, ...]
     choices: tuple[Choice, ...]
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if sorted(self.layer_order) != list(range(self.num_layers)):
@@ -113,6 +139,23 @@ class SearchSpace:
                 raise ValueError(f"{choice.name} is outside the {self.num_layers} layers of this space")
             if choice.axis == DEPTH and choice.options[-1] > self.num_layers:
                 raise ValueError(f"depth {choice.options[-1]} exceeds the {self.num_layers} layers of this space")
+            named = self.labels.get(choice.axis)
+            if named is not None and choice.options[-1] > len(named):
+                raise ValueError(f"{choice.name} offers option {choice.options[-1]} of {len(named)} names")
+        for genes in self._genes_of_layer:
+            self._check_layer(dict(genes))
+
+    def _check_layer(self, genes: Mapping[str, int]) -> None:
+        """ValueError where the genes of one layer, by axis, do not fit together."""
+        chosen = {axis: self.choices[gene] for axis, gene in genes.items()}
+        for choice in chosen.values():
+            if choice.moot and (choice.moot[0] not in chosen or chosen[choice.moot[0]].layer != choice.layer):
+                raise ValueError(f"{choice.name} is moot by {choice.moot[0]}, which must be a choice beside it")
+        if EXPERTS in chosen and TOP_K in chosen and chosen[EXPERTS].options[0] < chosen[TOP_K].options[-1]:
+            raise ValueError(
+                f"{chosen[EXPERTS].name} goes down to {chosen[EXPERTS].options[0]} experts, but {chosen[TOP_K].name} "
+                f"up to {chosen[TOP_K].options[-1]}: a token cannot choose more experts than there are"
+            )
 
     @cached_property
     def axes(self) -> tuple[str, ...]:
@@ -141,10 +184,18 @@ class SearchSpace:
     def size(self) -> int:
         """Number of distinct networks (canonical genotypes)."""
         depths = self.choices[self._depth_gene].options if self._depth_gene is not None else (self.num_layers,)
-        return sum(
-            prod(len(choice.options) for i, choice in enumerate(self.choices) if self._is_active(i, depth))
-            for depth in depths
-        )
+        return sum(prod(self._variants(i, depth) for i in range(len(self.choices))) for depth in depths)
+
+    def _variants(self, gene: int, depth: int) -> int:
+        """By how much a gene, with those that it makes moot, multiplies the networks of a depth."""
+        choice = self.choices[gene]
+        if not self._is_active(gene, depth) or choice.moot:
+            return 1
+        variants = dict.fromkeys(choice.options, 1)
+        for other in self.choices:
+            if other.moot and (other.moot[0], other.layer) == (choice.axis, choice.layer):
+                variants = {s: n * (1 if s == other.moot[1] else len(other.options)) for s, n in variants.items()}
+        return sum(variants.values())
 
     def _is_active(self, gene: int, depth: int) -> bool:
         """Whether a gene other than depth decides anything at a depth."""
@@ -167,53 +218,67 @@ class SearchSpace:
         return tuple(int(index) for index in genotype)
 
     def canonical(self, genotype: Sequence[int]) -> Genotype:
-        """The one genotype that stands for the same network: genes of dropped layers are 0."""
+        """The one genotype that stands for the same network: genes that decide nothing are 0."""
         valid = self.validate(genotype)
-        kept = set(self.layer_order[: self.depth_of(valid)])
-        return tuple(
-            index if choice.layer is None or choice.layer in kept else 0
-            for choice, index in zip(self.choices, valid, strict=True)
-        )
+        return tuple(index if on else 0 for index, on in zip(valid, self.active_genes(valid), strict=True))
 
     def active_genes(self, genotype: Genotype) -> tuple[bool, ...]:
         """Per gene, whether it decides anything for this genotype."""
         kept = set(self.layer_order[: self.depth_of(genotype)])
-        return tuple(choice.layer is None or choice.layer in kept for choice in self.choices)
+        moot = {gene for gene, decider, index in self.moot_genes if genotype[decider] == index}
+        return tuple(
+            (choice.layer is None or choice.layer in kept) and gene not in moot
+            for gene, choice in enumerate(self.choices)
+        )
+
+    @cached_property
+    def moot_genes(self) -> tuple[tuple[int, int, int], ...]:
+        """(gene, deciding gene, index): the first decides nothing where the second has that index."""
+        places = {(choice.axis, choice.layer): i for i, choice in enumerate(self.choices)}
+        found = []
+        for gene, choice in enumerate(self.choices):
+            if choice.moot:
+                decider = places[choice.moot[0], choice.layer]
+                if choice.moot[1] in self.choices[decider].options:
+                    found.append((gene, decider, self.choices[decider].options.index(choice.moot[1])))
+        return tuple(found)
 
     def decode(self, genotype: Sequence[int]) -> Architecture:
         """The architecture a genotype stands for."""
-        valid = self.validate(genotype)
+        valid = self.canonical(genotype)
         kept = sorted(self.layer_order[: self.depth_of(valid)])
-        return Architecture(
-            tuple(
-                LayerChoice(
-                    index=layer,
-                    units=tuple((axis, self.choices[g].options[valid[g]]) for axis, g in self._genes_of_layer[layer]),
-                )
-                for layer in kept
-            )
+        return Architecture(tuple(self._decode_layer(layer, valid) for layer in kept))
+
+    def _decode_layer(self, layer: int, genotype: Genotype) -> LayerChoice:
+        active = self.active_genes(genotype)
+        chosen = [(axis, g, self.choices[g].options[genotype[g]]) for axis, g in self._genes_of_layer[layer]]
+        return LayerChoice(
+            index=layer,
+            units=tuple((axis, size) for axis, _, size in chosen if axis not in self.labels),
+            names=tuple((axis, self.labels[axis][i - 1]) for axis, g, i in chosen if axis in self.labels and active[g]),
         )
 
     def encode(self, architecture: Architecture) -> Genotype:
         """The canonical genotype of an architecture; ValueError if this space does not contain it."""
         genotype = [0] * len(self.choices)
-        depth = len(architecture.layers)
         if self._depth_gene is not None:
-            genotype[self._depth_gene] = _option_index(self.choices[self._depth_gene], depth)
+            genotype[self._depth_gene] = _option_index(self.choices[self._depth_gene], len(architecture.layers))
         for layer in architecture.layers:
             for axis, gene in self._genes_of_layer[layer.index]:
-                size = layer.kept(axis)
-                if size is None:
-                    raise ValueError(f"layer {layer.index} of the architecture says nothing about {axis}")
-                genotype[gene] = _option_index(self.choices[gene], size)
+                size, name = layer.kept(axis), layer.name(axis)
+                if name is not None and name in self.labels.get(axis, ()):
+                    size = self.labels[axis].index(name) + 1
+                elif size is None and (axis not in self.labels or name is not None):
+                    raise ValueError(f"layer {layer.index} of the architecture says nothing about {axis} that is known")
+                genotype[gene] = 0 if size is None else _option_index(self.choices[gene], size)
         if self.decode(genotype) != architecture:
             raise ValueError(f"this space does not contain the architecture {architecture.key}")
         return self.canonical(genotype)
 
     @property
     def largest(self) -> Genotype:
-        """Every gene at its last option."""
-        return tuple(len(choice.options) - 1 for choice in self.choices)
+        """Every gene that decides anything at its last option."""
+        return self.canonical([len(choice.options) - 1 for choice in self.choices])
 
     @property
     def smallest(self) -> Genotype:
@@ -245,10 +310,11 @@ class SearchSpace:
         return self.canonical(genes)
 
     def neighbours(self, genotype: Genotype) -> Iterator[Genotype]:
-        """Every distinct network one option step away in one gene."""
+        """Every distinct network one option step away in one gene; options with names are all one step apart."""
         seen = {self.canonical(genotype)}
         for gene, choice in enumerate(self.choices):
-            for index in (genotype[gene] - 1, genotype[gene] + 1):
+            steps = (genotype[gene] - 1, genotype[gene] + 1)
+            for index in range(len(choice.options)) if choice.axis in self.labels else steps:
                 if 0 <= index < len(choice.options):
                     other = self.canonical((*genotype[:gene], index, *genotype[gene + 1 :]))
                     if other not in seen:
@@ -259,16 +325,15 @@ class SearchSpace:
         """Networks whose kept layers all have the same sizes, smallest first; one per combination of options."""
         sizes: dict[str, set[int]] = {}
         for choice in self.choices:
-            if choice.axis != DEPTH:
-                sizes[choice.axis] = sizes.get(choice.axis, set(choice.options)) & set(choice.options)
-        depths = self.choices[self._depth_gene].options if self._depth_gene is not None else (self.num_layers,)
-        for combination in _combinations({DEPTH: depths, **{axis: tuple(sorted(s)) for axis, s in sizes.items()}}):
-            depth = combination.pop(DEPTH)
-            layers = tuple(
-                LayerChoice(index=layer, units=tuple(sorted(combination.items())))
-                for layer in sorted(self.layer_order[:depth])
-            )
-            yield self.encode(Architecture(layers))
+            sizes[choice.axis] = sizes.get(choice.axis, set(choice.options)) & set(choice.options)
+        axes = sorted(sizes, key=lambda axis: axis != DEPTH)
+        seen: set[Genotype] = set()
+        for values in product(*(sorted(sizes[axis]) for axis in axes)):
+            combination = dict(zip(axes, values, strict=True))
+            genotype = self.canonical([choice.options.index(combination[choice.axis]) for choice in self.choices])
+            if genotype not in seen:
+                seen.add(genotype)
+                yield genotype
 
     def axes_of(self, layer: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """(axis, options) of everything that varies in a layer, in axis order."""
@@ -277,7 +342,8 @@ class SearchSpace:
     def features(self, genotype: Genotype) -> tuple[float, ...]:
         """Per layer: kept (0 or 1), then every axis scaled by its largest option, 0 where the layer is dropped.
 
-        The full per-layer vector of the predictors: no two canonical genotypes share it.
+        An axis with names has one 0 or 1 per name instead, all 0 where it decides nothing. The full per-layer vector of
+        the predictors: no two canonical genotypes share it.
         """
         architecture = self.decode(genotype)
         vector: list[float] = []
@@ -285,12 +351,16 @@ class SearchSpace:
             choice = architecture.by_index.get(layer)
             vector.append(0.0 if choice is None else 1.0)
             for axis, gene in self._genes_of_layer[layer]:
-                vector.append(0.0 if choice is None else (choice.kept(axis) or 0) / self.choices[gene].options[-1])
+                if axis in self.labels:
+                    name = None if choice is None else choice.name(axis)
+                    vector += [float(name == self.labels[axis][i - 1]) for i in self.choices[gene].options]
+                else:
+                    vector.append(0.0 if choice is None else (choice.kept(axis) or 0) / self.choices[gene].options[-1])
         return tuple(vector)
 
     def reordered(self, layer_order: Sequence[int]) -> SearchSpace:
         """The same choices with another importance order of the layers."""
-        return SearchSpace(self.family, self.num_layers, tuple(layer_order), self.choices)
+        return replace(self, layer_order=tuple(layer_order))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -299,21 +369,25 @@ class SearchSpace:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back."""
-        return {
-            "family": self.family,
-            "num_layers": self.num_layers,
-            "layer_order": list(self.layer_order),
-            "choices": [{"axis": c.axis, "layer": c.layer, "options": list(c.options)} for c in self.choices],
-        }
+        choices = [
+            {"axis": c.axis, "layer": c.layer, "options": list(c.options), **({"moot": list(c.moot)} if c.moot else {})}
+            for c in self.choices
+        ]
+        labels = {"labels": {axis: list(names) for axis, names in self.labels.items()}} if self.labels else {}
+        shape = {"family": self.family, "num_layers": self.num_layers, "layer_order": list(self.layer_order)}
+        return {**shape, "choices": choices, **labels}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> SearchSpace:
         """Read what `to_json` wrote; ValueError on missing or malformed fields."""
         try:
             choices = tuple(
-                Choice(axis=str(c["axis"]), layer=c["layer"], options=tuple(c["options"])) for c in content["choices"]
+                Choice(**{**c, "options": tuple(c["options"]), "moot": tuple(c["moot"]) if "moot" in c else None})
+                for c in content["choices"]
             )
-            return cls(str(content["family"]), int(content["num_layers"]), tuple(content["layer_order"]), choices)
+            labels = {str(axis): tuple(names) for axis, names in content.get("labels", {}).items()}
+            order, layers = tuple(content["layer_order"]), int(content["num_layers"])
+            return cls(str(content["family"]), layers, order, choices, labels)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a search space: {error}; expected what SearchSpace.to_json writes") from error
 
@@ -322,13 +396,3 @@ def _option_index(choice: Choice, size: int) -> int:
     if size not in choice.options:
         raise ValueError(f"{choice.name} offers {choice.options}, not {size}")
     return choice.options.index(size)
-
-
-def _combinations(options: Mapping[str, Sequence[int]]) -> Iterator[dict[str, int]]:
-    if not options:
-        yield {}
-        return
-    first, *rest = options
-    for size in options[first]:
-        for tail in _combinations({axis: options[axis] for axis in rest}):
-            yield {first: size, **tail}

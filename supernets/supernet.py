@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,8 +18,11 @@ from torch import Tensor, nn
 from kernels.op_spec import BYTES_PER_ELEMENT, Context, OpSpec
 from studies.discovery import VariantFolder
 from supernets.elastic import ElasticGroup, Member, Orders, cuts_by_parameter, permute_units, sliced_numel
+from supernets.elastic_experts import ElasticExperts, check_counts
+from supernets.expert_bank import MoeLayer
 from supernets.family import Family, Layout, SpaceOptions
-from supernets.space import DEPTH, Architecture, LayerChoice, SearchSpace
+from supernets.routing_statistics import RoutingStatistics
+from supernets.space import DEPTH, EXPERTS, TOP_K, Architecture, LayerChoice, SearchSpace
 from supernets.weights import ElasticLayers, ElasticLinear, Seam, SlicedWeights, Slot, TrainedSource, WeightSource
 
 FAMILIES = VariantFolder(package="supernets.families", attribute="FAMILY", kind="family")
@@ -49,7 +54,10 @@ class Supernet:
         *,
         groups: Sequence[ElasticGroup] | None = None,
         source: WeightSource | None = None,
+        statistics: RoutingStatistics | None = None,
+        protect: bool = False,
     ) -> None:
+        """`statistics` of calibration are what expert reductions go by; with `protect`, super experts stay."""
         config: Any = model.config
         self.model = model
         self.config = config
@@ -57,13 +65,24 @@ class Supernet:
         self.space = space
         self.groups = self.family.groups(model) if groups is None else tuple(groups)
         self.cuts = cuts_by_parameter(self.groups)
-        self._check_space()
+        self.statistics, self.protect = statistics, protect
+        layers = self.family.expert_layers(model) if self.groups else ()
+        self._check_space(layers)
         self.seam = Seam(source or SlicedWeights())
         self.elastic: dict[str, ElasticLinear] = {}
-        self._install()
+        self.experts: dict[int, ElasticExperts] = {}
+        self._install(layers)
 
     @classmethod
-    def wrap(cls, model: nn.Module, space: SearchSpace | None = None, options: SpaceOptions | None = None) -> Supernet:
+    def wrap(
+        cls,
+        model: nn.Module,
+        space: SearchSpace | None = None,
+        options: SpaceOptions | None = None,
+        *,
+        statistics: RoutingStatistics | None = None,
+        protect: bool = False,
+    ) -> Supernet:
         """Make a loaded model elastic, over a given space or its family's default one.
 
         Raises:
@@ -71,7 +90,8 @@ class Supernet:
         """
         config: Any = model.config
         family = family_for(config.model_type)
-        return cls(model, space or family.default_space(config, options or SpaceOptions()))
+        space = space or family.default_space(config, options or SpaceOptions())
+        return cls(model, space, statistics=statistics, protect=protect)
 
     @classmethod
     def fixed(cls, model: nn.Module) -> Supernet:
@@ -81,21 +101,32 @@ class Supernet:
         space = SearchSpace(family_for(config.model_type).name, layers, tuple(range(layers)), ())
         return cls(model, space, groups=())
 
-    def _check_space(self) -> None:
+    def _check_space(self, expert_layers: Sequence[MoeLayer]) -> None:
         if self.space.num_layers != self.config.num_hidden_layers:
             raise ValueError(
                 f"the space has {self.space.num_layers} layers, but the model has {self.config.num_hidden_layers}"
             )
-        units = {(group.axis, group.layer): group.units for group in self.groups}
+        units = {(group.axis, group.layer): group.units * group.size for group in self.groups}
+        for layer in expert_layers:
+            units[TOP_K, layer.index] = layer.top_k
+            check_counts(self.space, layer, self.statistics)
         for choice in self.space.choices:
-            layers = range(self.space.num_layers) if choice.layer is None else [choice.layer]
-            for layer in layers if choice.axis != DEPTH else ():
-                most = units.get((choice.axis, layer), 0)
-                if choice.options[-1] > most:
-                    raise ValueError(f"{choice.name} offers {choice.options[-1]}, but the model has {most}")
+            if choice.axis == DEPTH or choice.axis in self.space.labels:
+                continue
+            layers = [layer for axis, layer in units if axis == choice.axis and choice.layer in (None, layer)]
+            most = min((units[choice.axis, layer] for layer in layers), default=0)
+            if choice.options[-1] > most:
+                raise ValueError(f"{choice.name} offers {choice.options[-1]}, but the model has {most}")
 
-    def _install(self) -> None:
-        for name in dict.fromkeys(parameter.rpartition(".")[0] for parameter in self.cuts):
+    def _install(self, expert_layers: Sequence[MoeLayer]) -> None:
+        for layer in expert_layers:
+            self.experts[layer.index] = ElasticExperts(
+                layer, self.config, self.seam, self.cuts, self.statistics, protect=self.protect
+            )
+            self.model.set_submodule(layer.name, self.experts[layer.index])
+        of_experts = tuple(f"{block.layer.name}." for block in self.experts.values())
+        linears = [name for name in self.cuts if not name.startswith(of_experts)] if of_experts else self.cuts
+        for name in dict.fromkeys(parameter.rpartition(".")[0] for parameter in linears):
             linear = self.model.get_submodule(name)
             assert isinstance(linear, nn.Linear), f"{name} is {type(linear).__name__}, not a linear layer"
             slot = Slot(name, self.cuts.get(f"{name}.weight", ()), self.cuts.get(f"{name}.bias", ()))
@@ -119,6 +150,8 @@ class Supernet:
         self.model.set_submodule(layers_name, nn.ModuleList(list(layers)).train(layers.training))
         for name, elastic in self.elastic.items():
             self.model.set_submodule(name, elastic.restored())
+        for block in self.experts.values():
+            self.model.set_submodule(block.layer.name, block.restored())
         return self.model
 
     # -- weights from elsewhere ---------------------------------------------------------------------------------
@@ -175,47 +208,83 @@ class Supernet:
         """
         if self.trained_source is not None and self.model.training:
             raise ValueError("a mixture is in training mode: call eval() on its model, then extract")
-        config = self.family.configure(self.config, architecture, layout)
+        config = self.configured(architecture, layout)
         network_class = self.family.network_class(type(self.model), layout)
         with torch.device("meta"):
-            network = network_class(config)
-        state = {name: tensor.detach().clone() for name, tensor in self._state(architecture)}
+            network = cast("Any", network_class(config))
+        state = {name: tensor.detach().clone() for name, tensor in self._state(architecture, layout)}
         network.load_state_dict(state, strict=True, assign=True)
+        kept = self.model.state_dict()
         for name, buffer in self.model.named_buffers():
-            _set_buffer(network, name, buffer.clone())
-        cast("Any", network).tie_weights()
-        return network.eval()
+            if name not in kept:
+                _set_buffer(network, name, buffer.clone())
+        network.tie_weights()
+        if getattr(self.model, "generation_config", None) is not None:
+            network.generation_config = copy.deepcopy(self.model.generation_config)
+        return cast("nn.Module", network.eval())
 
-    def _state(self, architecture: Architecture) -> Iterator[tuple[str, Tensor]]:
+    def configured(self, architecture: Architecture, layout: Layout) -> Any:
+        """A copy of the configuration that describes the sub-network; ValueError where the layout cannot."""
+        config = self.family.configure(self.config, architecture, layout)
+        if layout == "free":
+            for choice, sizes in zip(architecture.layers, config.supernas_layers, strict=True):
+                if choice.index in self.experts:
+                    sizes |= self.experts[choice.index].sizes(choice)
+        return config
+
+    def _state(self, architecture: Architecture, layout: Layout) -> Iterator[tuple[str, Tensor]]:
         """State of a sub-network under its own layer numbers; elastic parameters come through the seam."""
         prefix = self.family.layers_name(self.model) + "."
         position = {layer.index: i for i, layer in enumerate(architecture.layers)}
-        sliced: dict[str, Tensor] = {}
+        state = dict(self.model.state_dict())
         for name, module in self.elastic.items():
             if int(name.removeprefix(prefix).partition(".")[0]) in position:
                 weight, bias = self.seam.source.weights(module.slot, module.weight, module.bias, architecture)
-                sliced[f"{name}.weight"] = weight.contiguous()
+                state[f"{name}.weight"] = weight.contiguous()
                 if bias is not None:
-                    sliced[f"{name}.bias"] = bias.contiguous()
-        for name, tensor in self.model.state_dict().items():
+                    state[f"{name}.bias"] = bias.contiguous()
+        most = max((block.sizes(c)["experts"] for c, block in self._sparse(architecture)), default=0)
+        for choice, block in self._sparse(architecture):
+            name = block.layer.name
+            for child in [child for child in state if child.startswith(f"{name}.")]:
+                del state[child]
+            tensors = block.padded(choice, most) if layout == "padded" else block.tensors(choice)
+            state |= {f"{name}.{child}": tensor.contiguous() for child, tensor in tensors.items()}
+        for name, tensor in state.items():
             if name.startswith(prefix):
                 index, _, rest = name.removeprefix(prefix).partition(".")
                 if int(index) in position:
-                    yield f"{prefix}{position[int(index)]}.{rest}", sliced.get(name, tensor)
+                    yield f"{prefix}{position[int(index)]}.{rest}", tensor
             elif not belongs_to_source(name):
                 yield name, tensor
+
+    def _sparse(self, architecture: Architecture) -> list[tuple[LayerChoice, ElasticExperts]]:
+        """The kept mixture-of-experts layers."""
+        return [(choice, self.experts[choice.index]) for choice in architecture.layers if choice.index in self.experts]
+
+    def side_files(self, architecture: Architecture) -> dict[str, str]:
+        """Texts by name that lie beside a checkpoint: ``experts.jsonl``, one line per mixture-of-experts layer."""
+        sparse = list(enumerate(architecture.layers))
+        lines = [{"layer": i, **self.experts[x.index].record(x)} for i, x in sparse if x.index in self.experts]
+        return {"experts.jsonl": "".join(json.dumps(line) + "\n" for line in lines)} if lines else {}
 
     # -- costs --------------------------------------------------------------------------------------------------
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        named = self.model.named_parameters()
-        return {name: tuple(parameter.shape) for name, parameter in named if not belongs_to_source(name)}
+        """Shapes by name of the parameters that are not counted by the experts themselves."""
+        of_experts = tuple(f"{block.layer.name}." for block in self.experts.values())
+        shapes = {name: tuple(parameter.shape) for name, parameter in self.model.named_parameters()}
+        return {
+            name: shape
+            for name, shape in shapes.items()
+            if not belongs_to_source(name) and not (of_experts and name.startswith(of_experts))
+        }
 
     def count_parameters(self, architecture: Architecture) -> int:
         """Exact number of parameters of the extracted network (tied ones once)."""
         prefix = self.family.layers_name(self.model) + "."
-        total = 0
+        total = sum(block.count_parameters(choice) for choice, block in self._sparse(architecture))
         for name, shape in self._shapes.items():
             layer = int(name.removeprefix(prefix).partition(".")[0]) if name.startswith(prefix) else None
             if layer is None or layer in architecture.by_index:
@@ -246,7 +315,9 @@ class Supernet:
         `companions` are tensors of the parameters' shapes by parameter name, such as optimiser moments, that must
         follow.
         """
-        parameters = dict(self.model.named_parameters())
+        parameters = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        if self.statistics is not None and any(axis == EXPERTS for axis, _ in orders):
+            raise ValueError("experts that were calibrated keep their places; put them in order before calibration")
         for (axis, layer), order in orders.items():
             group = next(g for g in self.groups if (g.axis, g.layer) == (axis, layer))
             if sorted(order) != list(range(group.units)):
@@ -256,11 +327,15 @@ class Supernet:
                 for tensors in (parameters, *companions):
                     if member.parameter in tensors:
                         permute_units(tensors[member.parameter], cut, order)
+        for block in self.experts.values():
+            block.forget()
 
     @property
     def hash(self) -> str:
         """Identity of the weights and of the space: equal exactly if every genotype computes the same."""
         digest = hashlib.blake2b(self.space.fingerprint.encode(), digest_size=8)
+        if self.statistics is not None:
+            digest.update(f"{self.statistics.digest}{self.protect}".encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

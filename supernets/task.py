@@ -31,8 +31,8 @@ class Batch:
 
     Attributes:
         inputs: keyword arguments of the model, such as ``input_ids`` and ``attention_mask``, each int64 [B, T].
-        labels: what `Task.loss` compares with, such as class ids, int64 [B]; `UNLABELLED` where unknown; None if the
-            split has no labels at all.
+        labels: what `Task.loss` compares with: class ids, int64 [B], or next tokens, int64 [B, T]; `UNLABELLED` where
+            unknown. None if the split has no labels at all.
         indices: position of each example in its split, int64 [B], always on the CPU.
     """
 
@@ -168,13 +168,20 @@ class Task(ABC):
     def loss(self, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
         """Scalar training loss; unlabelled examples do not count."""
 
+    def outcomes(self, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+        """What `metrics`, `error` and `standard_error` need of a batch, one row an example.
+
+        That is the logits, unless a task says otherwise because its logits are too many to be kept.
+        """
+        return logits_BC
+
     @abstractmethod
     def metrics(self, logits_NC: Tensor, labels_N: Tensor) -> dict[str, float]:
-        """Every metric of the task by name, larger is better."""
+        """Every metric of the task by name, from `outcomes`; larger is better unless the task says otherwise."""
 
     @abstractmethod
     def standard_error(self, logits_NC: Tensor, labels_N: Tensor) -> float:
-        """Standard error of `error` over the sampling of the examples."""
+        """Standard error of `error` over the sampling of the examples, from `outcomes`."""
 
     @abstractmethod
     def length_quantiles(self, split: str, n: int = 5) -> tuple[int, ...]:
@@ -189,8 +196,13 @@ class Task(ABC):
         """The same task with given class ids, split → one per example, where examples have no label."""
 
     def error(self, logits_NC: Tensor, labels_N: Tensor) -> float:
-        """One minus the chosen metric: 0 is perfect."""
+        """One minus the chosen metric, from `outcomes`: 0 is perfect."""
         return 1.0 - self.metrics(logits_NC, labels_N)[self.settings.metric]
+
+    @property
+    def error_unit(self) -> str:
+        """Unit of `error`; a fraction lies in [0, 1]."""
+        return "fraction"
 
     @property
     def num_labels(self) -> int:

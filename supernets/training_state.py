@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from studies.errors import ResourceError
-from supernets.supernet import Supernet
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
@@ -42,7 +41,7 @@ class TrainingState:
 def save_state(
     path: Path,
     state: TrainingState,
-    supernet: Supernet,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     parameters: Mapping[str, nn.Parameter],
 ) -> None:
@@ -51,7 +50,7 @@ def save_state(
     Raises:
         ResourceError: it cannot be written, such as on a full disk; the state that was there stays.
     """
-    tensors: dict[str, Tensor] = {f"model.{k}": v.contiguous() for k, v in supernet.model.state_dict().items()}
+    tensors: dict[str, Tensor] = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
     for name, parameter in parameters.items():
         for kind in MOMENTS:
             if parameter in optimizer.state:
@@ -74,12 +73,12 @@ def save_state(
 
 def load_state(
     path: Path,
-    supernet: Supernet,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     parameters: Mapping[str, nn.Parameter],
     identity: str,
 ) -> TrainingState:
-    """Put a saved run back into the supernet and its optimiser.
+    """Put a saved run back into the model and its optimiser.
 
     Raises:
         ValueError: the file is unreadable, or belongs to a run with other settings, data or space.
@@ -95,15 +94,13 @@ def load_state(
             f"{path} belongs to a run with other settings, data or space ({metadata.get('identity')}, not {identity}); "
             "choose another output folder or delete it"
         )
-    supernet.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     for name, parameter in parameters.items():
         if f"step.{name}" in tensors:
             moments = {kind: tensors[f"{kind}.{name}"] for kind in MOMENTS}
             device_moments = {k: v if k == "step" else v.to(parameter.device) for k, v in moments.items()}
             optimizer.state[parameter] = device_moments
     order = json.loads(metadata["layer_order"])
-    if order is not None:
-        supernet.space = supernet.space.reordered(order)
     return TrainingState(
         identity=identity,
         step=int(metadata["step"]),

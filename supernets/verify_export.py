@@ -8,10 +8,11 @@ bit-equal.
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 
 def main(folder: str, reference: str, parameters: int, threads: int) -> None:
@@ -19,10 +20,10 @@ def main(folder: str, reference: str, parameters: int, threads: int) -> None:
     torch.set_num_threads(threads)
     tensors = load_file(reference)
     expected = tensors.pop("logits")
-    own_code = "auto_map" in json.loads((Path(folder) / "config.json").read_text())
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        folder, trust_remote_code=own_code, output_loading_info=True
-    )
+    config = json.loads((Path(folder) / "config.json").read_text())
+    is_language_model = config["architectures"][0].endswith("ForCausalLM")
+    auto_class: Any = AutoModelForCausalLM if is_language_model else AutoModelForSequenceClassification
+    model, info = auto_class.from_pretrained(folder, trust_remote_code="auto_map" in config, output_loading_info=True)
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[problem]:
             sys.exit(f"{problem}: {sorted(info[problem])[:3]}")

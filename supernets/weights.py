@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -132,8 +132,16 @@ def _is_view(tensor: Tensor | None, parameter: Tensor | None) -> bool:
     return tensor.untyped_storage().data_ptr() == parameter.untyped_storage().data_ptr()
 
 
+class Skipped(nn.Module):
+    """Stands where the active architecture drops a layer."""
+
+    def forward(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor:
+        """The residual stream as it came."""
+        return hidden_states
+
+
 class ElasticLayers(nn.ModuleList):
-    """A module list that iterates over the layers the active architecture keeps; names and indices stay."""
+    """A module list that runs the layers the active architecture keeps; names, indices and places stay."""
 
     seam: Seam
 
@@ -148,4 +156,9 @@ class ElasticLayers(nn.ModuleList):
         architecture = self.seam.architecture
         if architecture is None:
             return super().__iter__()
-        return iter([self._modules[str(layer.index)] for layer in architecture.layers])
+        kept = architecture.by_index
+        return iter([layer if i in kept else Skipped() for i, layer in enumerate(self._modules.values())])
+
+    def __getitem__(self, index: Any) -> Any:
+        """One layer, whether it is kept or not, or a list of those that run."""
+        return list(self)[index] if isinstance(index, slice) else super().__getitem__(index)

@@ -22,6 +22,8 @@ from kernels.device import ENTRY_POINTS
 from nas.algorithm import ALGORITHMS
 from nas.objective import OBJECTIVES
 from nas.tuning import TASKS
+from supernets.reduction import REDUCTIONS
+from supernets.repair import REPAIRS
 from supernets.supernet import FAMILIES
 from tests.toy_job import write_checkpoint, write_data
 from tests.toy_search import drive, reached, toy_problem
@@ -90,7 +92,11 @@ def section(title: str) -> str:
     return re.sub(r"^```.*?^```", "", found[2], flags=re.M | re.S)
 
 
-@pytest.mark.parametrize("words", [w for w in verbs() if w and w != ("study",)], ids=" ".join)
+GROUPS = ("experts", "study")
+"""Words that only gather verbs."""
+
+
+@pytest.mark.parametrize("words", [w for w in verbs() if w and w[-1] not in GROUPS], ids=" ".join)
 def test_every_verb_and_option_has_its_place(words: tuple[str, ...]) -> None:
     said, options = section(" ".join(("nas", *words))), long_options(commands()[words])
     for option, group in options.items():
@@ -104,7 +110,9 @@ def test_options_of_the_program_itself() -> None:
     assert all(f"`nas {option}`" in page("docs/commands.md") for option in long_options(commands()[()]))
 
 
-@pytest.mark.parametrize("title", ["Data and task", "Training", "Machine", "Latency", "Limits", "Search"])
+@pytest.mark.parametrize(
+    "title", ["Data and task", "Text", "Experts", "Training", "Machine", "Latency", "Limits", "Search"]
+)
 def test_groups_hold_what_they_should(title: str) -> None:
     known = {o for command in commands().values() for o, group in long_options(command).items() if group == title}
     assert set(re.findall(r"^\| `(--[a-z-]+)`", section(title), re.M)) == known
@@ -121,7 +129,7 @@ def shown_commands(path: Path) -> list[list[str]]:
 def test_shown_commands_parse(path: Path) -> None:
     for words in shown_commands(path):
         typer.main.get_command(app).make_context("nas", [*words], resilient_parsing=True)
-        verb = tuple(words[:2]) if words[0] == "study" else (words[0],)
+        verb = tuple(words[: 2 if words[0] in GROUPS else 1])
         command = commands()[verb]
         with command.make_context(verb[-1], words[len(verb) :]) as context:
             assert not context.args
@@ -175,7 +183,7 @@ def test_named_make_targets_exist(path: Path) -> None:
 
 def test_variant_folders_are_listed() -> None:
     said = page("docs/python-api.md")
-    for folder in (FAMILIES, TASKS, ALGORITHMS, OBJECTIVES):
+    for folder in (FAMILIES, TASKS, REDUCTIONS, REPAIRS, ALGORITHMS, OBJECTIVES):
         assert f"| `{folder.package.replace('.', '/')}` | `{folder.attribute}" in said
         assert f"`{folder.group}`" in said
     assert f"`{ENTRY_POINTS}`" in said

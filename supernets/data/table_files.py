@@ -71,7 +71,8 @@ def concatenate(tables: Sequence[Table], source: Path) -> Table:
     return Table(source, {name: [cell for t in tables for cell in t.columns[name]] for name in tables[0].columns})
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file without a byte order mark; ValueError names the line that is not UTF-8."""
     content = path.read_bytes()
     try:
         return content.decode("utf-8-sig")
@@ -84,7 +85,7 @@ def _read_text(path: Path) -> str:
 
 def _read_csv(path: Path) -> dict[str, list[str]]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default refuses cells beyond 128 KiB
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
 
     def rows() -> Iterable[tuple[int, list[str]]]:
         try:
@@ -97,7 +98,7 @@ def _read_csv(path: Path) -> dict[str, list[str]]:
 
 
 def _read_tsv(path: Path) -> dict[str, list[str]]:
-    lines = io.StringIO(_read_text(path), newline=None)
+    lines = io.StringIO(read_text(path), newline=None)
     rows = ((number, line.rstrip("\n").split("\t")) for number, line in enumerate(lines, start=1))
     return _from_rows(path, ((number, [_unquoted(cell) for cell in cells]) for number, cells in rows))
 
@@ -128,7 +129,7 @@ def _from_rows(path: Path, rows: Iterable[tuple[int, list[str]]]) -> dict[str, l
 
 def _read_jsonl(path: Path) -> dict[str, list[str]]:
     rows: list[dict[str, str]] = []
-    for number, line in enumerate(io.StringIO(_read_text(path), newline=None), start=1):
+    for number, line in enumerate(io.StringIO(read_text(path), newline=None), start=1):
         if not line.strip():
             continue
         try:

@@ -26,7 +26,7 @@ def test_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
     ("arguments", "line"),
     [
         (["frnot"], "error: No such command 'frnot'."),
-        (["front", "--bogus"], "error: No such option: --bogus Try 'nas front --help'."),
+        (["front", "--xyz"], "error: No such option: --xyz Try 'nas front --help'."),
         (["study", "show"], "error: Missing argument 'name'. Try 'nas study show --help'."),
     ],
 )

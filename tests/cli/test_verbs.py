@@ -227,7 +227,7 @@ TUNE: dict[str, tuple[Arguments, ExitCode, str]] = {
     "unknown task": (
         lambda j, t: [j.model, "--data", j.data, "--task", "poetry"],
         ExitCode.BAD_INPUT,
-        "unknown task 'poetry'; known are masked-language-modelling, text-classification",
+        "unknown task 'poetry'; known are language-modelling, masked-language-modelling, text-classification",
     ),
     "two durations": (
         lambda j, t: [j.model, "--data", j.data, "--steps", "5", "--time-budget", "5m"],
@@ -279,7 +279,7 @@ def test_bad_input_to_tune(case: str, fitted: ToyJob, tmp_path: Path, capsys: py
     ("arguments", "code", "message"),
     [
         (["--algorithm", "magic"], ExitCode.BAD_INPUT, "unknown algorithm 'magic'; known are guided"),
-        (["--objective", "beauty"], ExitCode.BAD_INPUT, "unknown objective 'beauty'; known are error"),
+        (["--objective", "beauty"], ExitCode.BAD_INPUT, "unknown objective 'beauty'; known are active-parameters"),
         (["--objective", "latency:batch=x"], ExitCode.BAD_INPUT, "batch, sequence and threads of latency are whole"),
         (["--budget", "0"], ExitCode.BAD_INPUT, "a budget is at least 1 evaluation, got 0"),
         (["--sequence", "long"], ExitCode.BAD_INPUT, "--sequence reads 64, 16+64 or data, got 'long'"),

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
+from typing import Any
 
 import pytest
 import torch
 
 from kernels.op_spec import Context
-from nas.objective import EvaluationFailed, bind, context_from, parse_objective
-from supernets.evaluation import evaluate
+from nas.objective import Bindings, EvaluationFailed, bind, context_from, parse_objective
+from nas.passes import Passes
+from studies.records import Genotype
+from supernets.evaluation import evaluate, predict_logits
 from tests.toy_bindings import CONTEXT, DEVICE, tiny_bindings
+from tests.toy_experts import LENGTH, expert_bindings, expert_supernet
 
 
 def test_an_objective_text_is_split_into_name_and_settings() -> None:
@@ -117,3 +122,110 @@ def test_counts_are_those_of_the_supernet() -> None:
     assert bind("macs", bindings).evaluate(genotype).number == supernet.count_macs(architecture, CONTEXT)
     memory = bind("memory", bindings).evaluate(genotype).number
     assert memory * 2**20 == pytest.approx(supernet.memory_bytes(architecture, CONTEXT))
+
+
+def network_logits(bindings: Bindings, genotype: Genotype) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Logits and tokens per block of the extracted network, one block at a time."""
+    network = bindings.supernet.extract(bindings.supernet.space.decode(genotype))
+    with torch.no_grad():
+        batches = list(bindings.task.batches("validation", 1))
+        return [(network(**b.inputs).logits[0].double(), b.inputs["input_ids"][0]) for b in batches]
+
+
+def test_nll_is_that_of_the_extracted_network_token_by_token() -> None:
+    bindings = expert_bindings()
+    genotype = bindings.supernet.space.middle
+    blocks = network_logits(bindings, genotype)
+    losses = [-logits[t].log_softmax(0)[ids[t + 1]].item() for logits, ids in blocks for t in range(len(ids) - 1)]
+    value = bind("nll", bindings).evaluate(genotype)
+    assert value.number == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert value.provenance == "supernet"
+    outcome = evaluate(bindings.supernet.extract(bindings.supernet.space.decode(genotype)), bindings.task, "validation")
+    assert value.number == pytest.approx(outcome.metrics["nll"])
+
+
+def test_nll_of_a_classification_is_its_cross_entropy() -> None:
+    bindings = tiny_bindings()
+    genotype = bindings.supernet.space.middle
+    network = bindings.supernet.extract(bindings.supernet.space.decode(genotype))
+    logits, labels = predict_logits(network, bindings.task, "validation")
+    expected = -logits.log_softmax(1)[torch.arange(len(labels)), labels]
+    value = bind("nll", bindings).evaluate(genotype)
+    assert value.number == pytest.approx(expected.mean().item(), rel=1e-5)
+    assert value.spread == pytest.approx(expected.std().item() / len(labels) ** 0.5, rel=1e-4)
+
+
+def test_divergence_is_one_minus_the_overlap_with_the_full_model() -> None:
+    bindings = expert_bindings()
+    space, objective = bindings.supernet.space, bind("divergence", bindings)
+    small, full = (network_logits(bindings, genotype) for genotype in (space.smallest, space.largest))
+    overlaps = [
+        torch.minimum(one[t].softmax(0), other[t].softmax(0)).sum().item()
+        for (one, ids), (other, _) in zip(small, full, strict=True)
+        for t in range(len(ids) - 1)
+    ]
+    assert objective.evaluate(space.smallest).number == pytest.approx(1 - sum(overlaps) / len(overlaps), abs=1e-5)
+    assert objective.evaluate(space.largest).number == 0.0
+
+
+def test_divergence_remembers_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    bindings = expert_bindings(batch_size=4)
+    genotype = bindings.supernet.space.smallest
+    kept = bind("divergence", bindings).evaluate(genotype)
+    one_batch = 4 * 4 * (LENGTH - 1) * 40
+    monkeypatch.setattr("nas.objectives.divergence.CACHED_BYTES", one_batch)
+    assert bind("divergence", replace(bindings)).evaluate(genotype) == kept
+
+
+def test_qualities_of_one_network_share_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    bindings = expert_bindings()
+    passes = []
+    run = Passes._run
+
+    def counted(self: Passes, genotype: Genotype) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        passes.append(genotype)
+        return run(self, genotype)
+
+    monkeypatch.setattr(Passes, "_run", counted)
+    bound = [bind(name, bindings) for name in ("error", "nll", "divergence")]
+    for genotype in (bindings.supernet.space.smallest, bindings.supernet.space.largest):
+        for objective in bound:
+            objective.evaluate(genotype)
+    assert passes == [bindings.supernet.space.smallest, bindings.supernet.space.largest]
+
+
+def test_active_parameters_leave_out_what_a_token_does_not_choose() -> None:
+    bindings = expert_bindings()
+    supernet, genotype = bindings.supernet, bindings.supernet.space.middle
+    network: Any = supernet.extract(supernet.space.decode(genotype))
+    expected = 0
+    for name, parameter in network.named_parameters():
+        layer = int(name.split(".")[2]) if ".experts." in name else 0
+        chosen = network.config.supernas_layers[layer]
+        share = chosen["top_k"] / chosen["experts"] if ".experts." in name else 1
+        expected += round(parameter.numel() * share)
+    assert bind("active-parameters", bindings).evaluate(genotype).number == expected
+    plain = tiny_bindings()
+    whole, active = (
+        bind(name, plain).evaluate(plain.supernet.space.middle) for name in ("parameters", "active-parameters")
+    )
+    assert whole.number == active.number
+
+
+def test_a_latency_table_covers_every_layout() -> None:
+    """Operations of a layer hang on experts, top-k and operator together."""
+    bindings = expert_bindings(supernet=expert_supernet(axes=("depth", "kv_groups", "expert_width")))
+    assert bindings.table is not None
+    space, rng = bindings.supernet.space, Random(0)
+    for _ in range(40):
+        bindings.table.predict(bindings.supernet.ops(space.decode(space.sample(rng)), CONTEXT), CONTEXT)
+
+
+def test_experts_are_reduced_in_full_precision_whatever_the_pass_computes_in() -> None:
+    seen, fresh = (expert_supernet(operators=("uncurl",)) for _ in range(2))
+    genotype = seen.space.smallest
+    bind("nll", expert_bindings(supernet=seen, precision="bfloat16")).evaluate(genotype)
+    for one, other in zip(
+        *(s.extract(s.space.decode(genotype)).state_dict().values() for s in (seen, fresh)), strict=True
+    ):
+        assert torch.equal(one, other)

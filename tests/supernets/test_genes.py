@@ -19,7 +19,17 @@ def plain_space() -> SearchSpace:
     return SearchSpace("plain", 1, (0,), tuple(Choice(axis=f"a{i}", options=o) for i, o in enumerate(options)))
 
 
-SPACES = (toy_space(3), toy_space(2).reordered((1, 0)), plain_space())
+def named_space() -> SearchSpace:
+    """Layers whose third gene has named options and is moot beside the last option of the second."""
+    choices = [Choice(axis="depth", options=(1, 2))]
+    for layer in range(2):
+        choices.append(Choice(axis="experts", options=(2, 4, 8), layer=layer))
+        choices.append(Choice(axis="operator", options=(1, 2, 3), layer=layer, moot=("experts", 8)))
+        choices.append(Choice(axis="top_k", options=(1, 2), layer=layer))
+    return SearchSpace("named", 2, (1, 0), tuple(choices), {"operator": ("reap", "uncurl", "mone")})
+
+
+SPACES = (toy_space(3), toy_space(2).reordered((1, 0)), plain_space(), named_space())
 
 
 @pytest.mark.parametrize("space", SPACES)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studies.records import Genotype
-from supernets.space import DEPTH, FFN_WIDTH, HEADS, Choice, SearchSpace
+from supernets.space import DEPTH, EXPERTS, FFN_WIDTH, HEADS, OPERATOR, TOP_K, Choice, SearchSpace
 
 
 def options(most: int) -> st.SearchStrategy[tuple[int, ...]]:
@@ -30,8 +30,21 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
     for layer in range(layers):
         if draw(st.booleans()):
             choices.append(Choice(axis=FFN_WIDTH, options=draw(options(64)), layer=layer))
+        if draw(st.booleans()):
+            choices += draw(expert_choices(layer))
     order = draw(st.permutations(range(layers)))
-    return SearchSpace("toy", layers, tuple(order), tuple(choices))
+    return SearchSpace("toy", layers, tuple(order), tuple(choices), {OPERATOR: ("reap", "ream", "mone")})
+
+
+@st.composite
+def expert_choices(draw: st.DrawFn, layer: int) -> list[Choice]:
+    """Counts, and names that decide nothing beside one count, which the space may have or not."""
+    counts = draw(options(8))
+    moot = (EXPERTS, draw(st.sampled_from([*counts, 9])))
+    return [
+        Choice(axis=EXPERTS, options=counts, layer=layer),
+        Choice(axis=OPERATOR, options=draw(options(3)), layer=layer, moot=moot),
+    ]
 
 
 @st.composite
@@ -104,10 +117,10 @@ def test_neighbours_are_distinct_canonical_and_never_the_genotype_itself(space: 
 
 
 @given(spaces())
-def test_neighbours_of_one_depth_are_mutual(space: SearchSpace) -> None:
+def test_neighbours_in_which_the_same_genes_matter_are_mutual(space: SearchSpace) -> None:
     for genotype in {space.canonical(g) for g in every_genotype(space)}:
         for other in space.neighbours(genotype):
-            if space.depth_of(other) == space.depth_of(genotype):
+            if space.active_genes(other) == space.active_genes(genotype):
                 assert genotype in set(space.neighbours(other))
 
 
@@ -174,6 +187,18 @@ def test_another_layer_order_is_another_space() -> None:
         ({"choices": (Choice(axis=HEADS, options=(2,)),) * 2}, "every choice must have its own name"),
         ({"choices": (Choice(axis=HEADS, options=(2,), layer=2),)}, "layer2.heads is outside the 2 layers"),
         ({"choices": (Choice(axis=DEPTH, options=(3,)),)}, "depth 3 exceeds the 2 layers"),
+        (
+            {"choices": (Choice(axis=OPERATOR, options=(1, 3)),), "labels": {OPERATOR: ("reap", "ream")}},
+            "operator offers option 3 of 2 names",
+        ),
+        (
+            {"choices": (Choice(axis=OPERATOR, options=(1,), layer=0, moot=(EXPERTS, 8)),)},
+            "layer0.operator is moot by experts, which must be a choice beside it",
+        ),
+        (
+            {"choices": (Choice(axis=EXPERTS, options=(1, 4)), Choice(axis=TOP_K, options=(1, 2)))},
+            "goes down to 1 experts, but top_k up to 2: a token cannot choose more experts than there are",
+        ),
     ],
 )
 def test_impossible_spaces_are_refused(changes: dict[str, object], message: str) -> None:
@@ -207,3 +232,43 @@ def test_an_architecture_of_another_space_is_refused() -> None:
 def test_json_of_something_else_is_refused(content: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="not a search space"):
         SearchSpace.from_json(content)
+
+
+def expert_space() -> SearchSpace:
+    """One layer of 2 or 8 experts; how they are reduced has names."""
+    choices = (
+        Choice(axis=EXPERTS, options=(2, 8), layer=0),
+        Choice(axis=OPERATOR, options=(1, 2, 3), layer=0, moot=(EXPERTS, 8)),
+    )
+    return SearchSpace("toy", 1, (0,), choices, {OPERATOR: ("reap", "ream", "mone")})
+
+
+def test_a_name_that_decides_nothing_is_left_out() -> None:
+    space = expert_space()
+    assert [space.decode(genotype).key for genotype in every_genotype(space)] == [
+        "0:experts=2,operator=reap",
+        "0:experts=2,operator=ream",
+        "0:experts=2,operator=mone",
+        *["0:experts=8"] * 3,
+    ]
+    assert space.size == 4
+    assert space.features((0, 1)) == (1.0, 0.25, 0.0, 1.0, 0.0)
+    assert space.features((1, 0)) == (1.0, 1.0, 0.0, 0.0, 0.0)
+
+
+def test_names_are_one_step_apart() -> None:
+    space = expert_space()
+    assert sorted(space.neighbours((0, 0))) == [(0, 1), (0, 2), (1, 0)]
+
+
+def test_an_unknown_name_is_refused() -> None:
+    space = expert_space()
+    other = SearchSpace("toy", 1, (0,), space.choices, {OPERATOR: ("reap", "dern", "mone")})
+    with pytest.raises(ValueError, match="layer 0 of the architecture says nothing about operator that is known"):
+        space.encode(other.decode((0, 1)))
+
+
+def test_spaces_without_names_keep_their_fingerprint() -> None:
+    """Studies refer to it."""
+    assert set(small_space().to_json()) == {"family", "num_layers", "layer_order", "choices"}
+    assert all(set(choice) == {"axis", "layer", "options"} for choice in small_space().to_json()["choices"])

@@ -1,0 +1,1 @@
+"""Operators that reduce the experts of a layer; one file, one operator."""
