@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cli import (
+    adapt,
     check,
     demo,
     demo_moe,
@@ -46,6 +47,7 @@ app.command("predict")(spread(predict.predict, quiet_libraries))
 app.command("search")(spread(search.search, quiet_libraries))
 app.command("front")(front.front)
 app.command("export")(spread(export.export, quiet_libraries))
+app.command("adapt")(spread(adapt.adapt, quiet_libraries))
 app.command("eval")(spread(evaluation.evaluate, quiet_libraries))
 app.add_typer(study.app, name="study")
 app.add_typer(experts.app, name="experts")

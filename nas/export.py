@@ -161,10 +161,15 @@ def export_network(
     """Extract a network, let it recover if asked to, write it, and prove that it reloads to the same outputs.
 
     Raises:
-        ValueError: the layout cannot express the network, or the folder exists.
+        ValueError: the layout cannot express the network, the folder exists, or the supernet is one of plain text,
+            whose head nothing has trained.
         VerificationError: the checkpoint computes something else; nothing is left behind.
     """
     supernet, task = opened.supernet, opened.task
+    if not task.trains_head:
+        raise ValueError(
+            f"a supernet of {task.settings.kind} has an untrained head: fine-tune the network on a task with nas adapt"
+        )
     architecture = supernet.space.decode(evaluation.genotype)
     network = supernet.extract(architecture, request.layout)
     inputs = dict(next(task.batches(VALIDATION, 8)).inputs)
@@ -234,13 +239,28 @@ def record_export(evaluation: Evaluation, request: ExportRequest, store: StudySt
     It may be repeated: a kill can come between writing a checkpoint and this.
     """
     provenance = json.loads((request.folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
-    value, artifact = Value(**provenance["values"][-1]), _artifact(evaluation, request.folder, provenance)
+    value = Value(**provenance["values"][-1])
     if value not in evaluation.values:
         evaluation = store.add_values(request.study_name, evaluation.genotype, [value])
-    known = {(one.uri, one.sha256) for one in store.artifacts(request.study_name)}
-    if (artifact.uri, artifact.sha256) not in known:
-        store.put_artifact(request.study_name, artifact)
+    description = {key: provenance[key] for key in ("parameters", "recovery_steps", "seed")}
+    record_checkpoint(evaluation, request.folder, description, request.study_name, store)
     return evaluation
+
+
+def record_checkpoint(
+    evaluation: Evaluation, folder: Path, description: Mapping[str, Any], study_name: str, store: StudyStore
+) -> None:
+    """Store the place of a written checkpoint, once."""
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if (str(folder), digest) not in {(one.uri, one.sha256) for one in store.artifacts(study_name)}:
+        artifact = Artifact(
+            genotype=evaluation.genotype,
+            kind="checkpoint",
+            uri=str(folder),
+            sha256=digest,
+            description=dict(description),
+        )
+        store.put_artifact(study_name, artifact)
 
 
 def _check_extraction(
@@ -268,16 +288,7 @@ def recover(
     request: ExportRequest,
     on_progress: Callable[[TuneProgress], None] | None = None,
 ) -> nn.Module:
-    """Train one extracted network for a few steps, distilling from the supernet's teacher (or its largest network).
-
-    Raises:
-        ValueError: the supernet was tuned on plain text, which no teacher answers.
-    """
-    if not opened.task.trains_head:
-        raise ValueError(
-            f"a supernet of {opened.task.settings.kind} has no teacher to recover by: export without --recover, or "
-            "fine-tune the network on a task (nas.adapting)"
-        )
+    """Train one extracted network for a few steps, distilling from the supernet's teacher (or its largest network)."""
     if opened.supernet.experts:
         repaired(network, opened.supernet.model, opened.task, EXPERT_RECOVERY, request.recovery_steps)
         return network
@@ -315,21 +326,28 @@ def _provenance(
     opened: OpenSupernet, evaluation: Evaluation, request: ExportRequest, value: Value, parameters: int
 ) -> dict[str, Any]:
     """Everything that is needed to say where the numbers and the weights come from."""
-    supernet = opened.supernet
     return {
-        "supernas": _own_version(),
-        "base_model": opened.record["base_model"],
-        "study": request.study_name,
-        "evaluation": evaluation.number,
-        "genotype": list(evaluation.genotype),
-        "architecture": supernet.space.decode(evaluation.genotype).to_json(),
+        **origin(opened, evaluation, request.study_name),
         "parameters": parameters,
-        "space_fingerprint": supernet.space.fingerprint,
-        "supernet_hash": supernet.hash,
         "task": opened.record["task"],
         "recovery_steps": request.recovery_steps,
         "seed": request.seed,
         "values": [asdict(v) for v in (*evaluation.values, value)],
+    }
+
+
+def origin(opened: OpenSupernet, evaluation: Evaluation, study_name: str) -> dict[str, Any]:
+    """Which network of which supernet and study a checkpoint was, and what it was made with."""
+    supernet = opened.supernet
+    return {
+        "supernas": _own_version(),
+        "base_model": opened.record["base_model"],
+        "study": study_name,
+        "evaluation": evaluation.number,
+        "genotype": list(evaluation.genotype),
+        "architecture": supernet.space.decode(evaluation.genotype).to_json(),
+        "space_fingerprint": supernet.space.fingerprint,
+        "supernet_hash": supernet.hash,
         "versions": measured_versions(),
     }
 
@@ -340,11 +358,3 @@ def _own_version() -> str:
         return version("supernas")
     except PackageNotFoundError:
         return "not installed"
-
-
-def _artifact(evaluation: Evaluation, folder: Path, provenance: Mapping[str, Any]) -> Artifact:
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    description = {key: provenance[key] for key in ("parameters", "recovery_steps", "seed")}
-    return Artifact(
-        genotype=evaluation.genotype, kind="checkpoint", uri=str(folder), sha256=digest, description=description
-    )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kernels.device import load_backend
 from nas.export import ExportRequest, Selection, export_network, is_export_of, record_export, select
@@ -17,7 +18,7 @@ from nas.searching import OpenSupernet, SearchRequest, context_of, open_supernet
 from nas.starting import OnGeneration
 from nas.stock import uniform_front
 from nas.tune_request import TuneRequest
-from nas.tuning import OnTuned, Prepared, prepare, tune_supernet
+from nas.tuning import TASKS, OnTuned, Prepared, prepare, tune_supernet
 from nas.workspace import Workspace
 from studies.errors import LimitError
 from studies.pareto import ParetoFront
@@ -93,6 +94,7 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
         ValueError: unusable input, or a workspace that belongs to another request.
         LimitError: no sub-network meets the limits; found before anything is trained where training does not matter.
     """
+    _require_head(request.tune.task.kind)
     listener = listener or Listener()
     workspace = Workspace(request.output)
     storage = request.storage or workspace.storage
@@ -117,6 +119,12 @@ def fit(request: FitRequest, listener: Listener | None = None) -> FitResult:
     return FitResult(
         supernet=folder, storage=storage, study_name=request.search.search.study_name, front=front, exports=exports
     )
+
+
+def _require_head(kind: str) -> None:
+    task_class: Any = TASKS.load(kind)
+    if not task_class.trains_head:
+        raise ValueError(f"{kind} trains no head to export: run nas tune and nas search, then nas adapt on a task")
 
 
 def _require_possible(request: SearchRequest, prepared: Prepared, store: StudyStore) -> None:

@@ -82,6 +82,8 @@ def _layers(provenance: Mapping[str, Any]) -> str:
 
 
 def _recovery(provenance: Mapping[str, Any]) -> str:
+    if "adapted_steps" in provenance:
+        return f"fine-tuned alone on its task for {provenance['adapted_steps']} steps after extraction"
     steps = provenance["recovery_steps"]
     if not steps:
         return "not trained after extraction"

@@ -11,7 +11,7 @@ Shapes: E experts of the full layer, r of the reduced one, D model width, F expe
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
@@ -27,7 +27,7 @@ from supernets.modeling import moe as modeling
 from supernets.reduction import CalibratedLayer, ExpertPlan, ReducedBank, reduction
 from supernets.routing_statistics import RoutingStatistics
 from supernets.space import EXPERT_WIDTH, EXPERTS, OPERATOR, TOP_K, Architecture, LayerChoice, SearchSpace
-from supernets.weights import Seam
+from supernets.weights import Seam, Slot, TrainedSource
 
 CACHED_LAYERS = 8
 """A layer's cache holds at most as many bytes as so many full layers."""
@@ -37,6 +37,9 @@ MASKED = -1e9
 
 Sizes = dict[str, int]
 """What `supernets.modeling.moe` reads for one layer."""
+
+FUSED = ("experts.gate_up_proj", "experts.down_proj")
+"""The experts' weights in a block; a bias is called after its weight."""
 
 _BIASES = ("bias", "e_score_correction_bias")
 
@@ -61,6 +64,11 @@ class ElasticExperts(nn.Module):
         self._stock = (layer.block,)  # in a tuple, where torch does not look for children
         self.layer, self.config, self.seam = layer, config, seam
         self.cuts = {n: cuts[f"{layer.name}.{n}"] for n, _ in _tensors_of(layer.block) if f"{layer.name}.{n}" in cuts}
+        self.slots = {
+            name: Slot(f"{layer.name}.{name}", self.cuts[name], self.cuts.get(f"{name}_bias", ()))
+            for name in FUSED
+            if name in self.cuts
+        }
         self.statistics, self.protect = statistics, protect
         self._plans: dict[tuple[str, int], ExpertPlan] = {}
         self._blocks: dict[tuple[tuple[str, int], ...], nn.Module] = {}
@@ -69,12 +77,11 @@ class ElasticExperts(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Any:
         """What the stock block takes and returns."""
-        architecture = self.seam.architecture
+        architecture = self.seam.asked
         if architecture is None:
             return self._stock[0](hidden_states)
-        choice = architecture.by_index[self.layer.index]
-        block = self.block(choice).train(self.training)
-        return functional_call(block, self.tensors(choice), (hidden_states,))
+        block = self.block(architecture.by_index[self.layer.index]).train(self.training)
+        return functional_call(block, self.tensors(architecture), (hidden_states,))
 
     def train(self, mode: bool = True) -> ElasticExperts:
         """Also sets the mode of the stock block, which is no child."""
@@ -150,18 +157,27 @@ class ElasticExperts(nn.Module):
 
     # -- weights ------------------------------------------------------------------------------------------------
 
-    def tensors(self, choice: LayerChoice) -> dict[str, Tensor]:
+    def fused(self) -> Iterator[tuple[Slot, Tensor, Tensor | None]]:
+        """The fused weights of the full layer's experts with their biases, and where they belong."""
+        parameters = dict(self.named_parameters())
+        for name, slot in self.slots.items():
+            yield slot, parameters[name], parameters.get(f"{name}_bias")
+
+    def tensors(self, architecture: Architecture) -> dict[str, Tensor]:
         """Parameters and buffers of the smaller block by name.
 
-        Without gradients they are kept until the full layer's change, in a cache of `CACHED_LAYERS` layers' bytes.
+        Without gradients they are kept until the full layer's change, in a cache of `CACHED_LAYERS` layers' bytes. What
+        a source with parameters of its own answers hangs on more than this layer, and is kept there.
         """
-        if torch.is_grad_enabled():
-            return self._made(choice)
+        choice = architecture.by_index[self.layer.index]
+        blended = isinstance(self.seam.source, TrainedSource) and self.plan(choice) is None
+        if torch.is_grad_enabled() or blended:
+            return self._made(architecture)
         wanted = replace(choice, units=tuple(unit for unit in choice.units if unit[0] in (EXPERTS, EXPERT_WIDTH)))
         stamp = tuple((id(t), t._version, t.data_ptr()) for _, t in _tensors_of(self))
         kept = self._kept.get(wanted)
         if kept is None or kept[0] != stamp:
-            self._kept[wanted] = kept = (stamp, self._made(choice))
+            self._kept[wanted] = kept = (stamp, self._made(architecture))
             self._forget_oldest()
         self._kept.move_to_end(wanted)
         return kept[1]
@@ -171,12 +187,13 @@ class ElasticExperts(nn.Module):
         self._kept.clear()
         self._plans.clear()
 
-    def padded(self, choice: LayerChoice, count: int) -> dict[str, Tensor]:
+    def padded(self, architecture: Architecture, count: int) -> dict[str, Tensor]:
         """The tensors of a block of `count` >= r experts of which the added ones are zero and never chosen.
 
         Works only where the router has a bias. Each group of the router gets equally many.
         """
-        router, tensors = router_name(self), self.tensors(choice)
+        choice = architecture.by_index[self.layer.index]
+        router, tensors = router_name(self), self.tensors(architecture)
         assert "router" not in self.sizes(choice), "an expert map cannot be padded"
         kept, groups = self.sizes(choice)["experts"], self.layer.router_groups
         padded = dict(tensors)
@@ -188,18 +205,27 @@ class ElasticExperts(nn.Module):
                 padded[name] = torch.cat([parts, extra], dim=1).flatten(0, 1)
         return padded
 
-    def _made(self, choice: LayerChoice) -> dict[str, Tensor]:
+    def _made(self, architecture: Architecture) -> dict[str, Tensor]:
+        choice = architecture.by_index[self.layer.index]
         plan = self.plan(choice)
         if plan is None:
-            architecture = Architecture((choice,))
-            return {
-                name: slice_view(tensor, self.cuts[name], architecture) if name in self.cuts else tensor
-                for name, tensor in _tensors_of(self)
-            }
+            return self._cut(architecture)
         with self._exact():
             reduced = reduction(plan.operator).apply(plan, self._calibrated())
         width = choice.kept(EXPERT_WIDTH)
         return block_tensors(self.layer, reduced if width is None else narrowed(reduced, width))
+
+    def _cut(self, architecture: Architecture) -> dict[str, Tensor]:
+        """Leading slices; those of the experts' own weights come through the seam."""
+        made = dict(_tensors_of(self))
+        for name, cuts in self.cuts.items():
+            if not name.startswith(FUSED):
+                made[name] = slice_view(made[name], cuts, architecture)
+        for name, (slot, full_weight, full_bias) in zip(self.slots, self.fused(), strict=True):
+            made[name], bias = self.seam.source.weights(slot, full_weight, full_bias, architecture)
+            if bias is not None:
+                made[f"{name}_bias"] = bias
+        return made
 
     def _exact(self) -> AbstractContextManager[object]:
         """Reductions compute in the weights' own precision, also where the forward pass that needs them does not."""

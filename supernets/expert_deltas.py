@@ -2,12 +2,15 @@
 
 Shapes: M experts, E = M - 1 deltas, O outputs, I inputs, R rank, F features of an architecture, H hidden units of a
 router; lower case where sliced. A coefficient tensor is [E, o], or [E, 1] where all outputs share it.
+
+A slot may also be the fused weight of a mixture-of-experts layer, [X, O, I] with biases [X, O]. Then its rows are the X
+experts of that layer: ``o`` stands for them in coefficients, and for ``x, o`` in weights and biases.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -17,7 +20,7 @@ from torch.nn import functional as F
 from kernels.weight_blend import weight_blend
 from supernets.elastic import Cut, ElasticGroup, Member, slice_view
 from supernets.space import Architecture
-from supernets.weights import ElasticLinear
+from supernets.weights import Slot
 
 
 class SlicedParameters(nn.Module):
@@ -43,24 +46,34 @@ class SlicedParameters(nn.Module):
                 yield cut.group, replace(cut.member, parameter=name)
 
 
-def _cuts(linear: ElasticLinear, dim: int, at: int) -> list[Cut]:
-    """The cuts of one dimension of a weight, for a tensor that has this dimension elsewhere."""
-    cuts = linear.slot.weight_cuts
-    return [Cut(cut.group, replace(cut.member, dim=at)) for cut in cuts if cut.member.dim == dim]
+def _moved(cuts: Iterable[Cut], places: Mapping[int, int]) -> list[Cut]:
+    """The cuts of some dimensions, for a tensor that has these dimensions elsewhere: old place to new one."""
+    return [Cut(c.group, replace(c.member, dim=places[c.member.dim])) for c in cuts if c.member.dim in places]
+
+
+def _stacked(tensor: Tensor) -> dict[int, int]:
+    """Where the dimensions of a tensor are in a stack of such tensors."""
+    return {dim: dim + 1 for dim in range(tensor.dim())}
+
+
+def _by_row(coefficient_Eo: Tensor, stack: Tensor) -> Tensor:
+    """Coefficients with as many dimensions as the stack that they multiply."""
+    return coefficient_Eo.reshape(*coefficient_Eo.shape, *[1] * (stack.dim() - 2))
 
 
 class Deltas(SlicedParameters, ABC):
     """What the experts of one slot differ by from the last one, ``D_i = W_i - W_M``; zero at first."""
 
-    def __init__(self, linear: ElasticLinear, deltas: int) -> None:
+    def __init__(self, slot: Slot, bias_O: Tensor | None, deltas: int) -> None:
         super().__init__()
-        if linear.bias is not None:
-            cuts = [Cut(cut.group, replace(cut.member, dim=1)) for cut in linear.slot.bias_cuts]
-            self.add("bias_EO", linear.bias.new_zeros(deltas, *linear.bias.shape), cuts)
+        if bias_O is not None:
+            cuts = _moved(slot.bias_cuts, _stacked(bias_O))
+            self.add("bias_EO", bias_O.new_zeros(deltas, *bias_O.shape), cuts)
 
     def bias(self, coefficient_Eo: Tensor, architecture: Architecture) -> Tensor:
         """The coefficients' sum over the biases [o]."""
-        return (coefficient_Eo * self.sliced("bias_EO", architecture)).sum(0)
+        bias_Eo = self.sliced("bias_EO", architecture)
+        return (_by_row(coefficient_Eo, bias_Eo) * bias_Eo).sum(0)
 
     @abstractmethod
     def weight(self, coefficient_Eo: Tensor, architecture: Architecture) -> Tensor:
@@ -68,35 +81,48 @@ class Deltas(SlicedParameters, ABC):
 
 
 class FullDeltas(Deltas):
-    """Deltas as large as the weight: ``(M - 1) * (O * I + O)`` parameters."""
+    """Deltas as large as the weight: ``(M - 1) * (O * I + O)`` parameters, X times as many for fused weights."""
 
-    def __init__(self, linear: ElasticLinear, deltas: int) -> None:
-        super().__init__(linear, deltas)
-        cuts = (*_cuts(linear, 0, at=1), *_cuts(linear, 1, at=2))
-        self.add("delta_EOI", linear.weight.new_zeros(deltas, *linear.weight.shape), cuts)
+    def __init__(self, slot: Slot, weight_OI: Tensor, bias_O: Tensor | None, deltas: int) -> None:
+        super().__init__(slot, bias_O, deltas)
+        cuts = _moved(slot.weight_cuts, _stacked(weight_OI))
+        self.add("delta_EOI", weight_OI.new_zeros(deltas, *weight_OI.shape), cuts)
 
     def weight(self, coefficient_Eo: Tensor, architecture: Architecture) -> Tensor:
         """As in `Deltas`; sliced first, so that a small network costs little."""
         delta_Eoi = self.sliced("delta_EOI", architecture)
-        return weight_blend(delta_Eoi, coefficient_Eo.expand(delta_Eoi.shape[:2]))
+        blended = weight_blend(delta_Eoi.flatten(2), coefficient_Eo.expand(delta_Eoi.shape[:2]))
+        return blended.view(delta_Eoi.shape[1:])
 
 
 class LowRankDeltas(Deltas):
-    """Deltas ``D_i = U_i V_i`` with U zero and V random at first: ``(M - 1) * (R * (O + I) + O)`` parameters."""
+    """Deltas ``D_i = U_i V_i`` with U zero and V random at first: ``(M - 1) * (R * (O + I) + O)`` parameters.
 
-    def __init__(self, linear: ElasticLinear, deltas: int, rank: int, generator: torch.Generator) -> None:
-        super().__init__(linear, deltas)
-        weight_OI = linear.weight
-        outputs, inputs = weight_OI.shape
-        self.add("up_EOR", weight_OI.new_zeros(deltas, outputs, rank), _cuts(linear, 0, at=1))
-        down_ERI = torch.randn(deltas, rank, inputs, generator=generator) * inputs**-0.5
-        self.add("down_ERI", down_ERI.to(weight_OI), _cuts(linear, 1, at=2))
+    Fused weights have X times as many.
+    """
+
+    def __init__(
+        self,
+        slot: Slot,
+        weight_OI: Tensor,
+        bias_O: Tensor | None,
+        deltas: int,
+        rank: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(slot, bias_O, deltas)
+        *fused, outputs, inputs = weight_OI.shape
+        *shared, row, column = _stacked(weight_OI).items()
+        up_EOR = weight_OI.new_zeros(deltas, *fused, outputs, rank)
+        self.add("up_EOR", up_EOR, _moved(slot.weight_cuts, dict([*shared, row])))
+        down_ERI = torch.randn(deltas, *fused, rank, inputs, generator=generator) * inputs**-0.5
+        self.add("down_ERI", down_ERI.to(weight_OI), _moved(slot.weight_cuts, dict([*shared, column])))
 
     def weight(self, coefficient_Eo: Tensor, architecture: Architecture) -> Tensor:
-        """As in `Deltas`, as one matrix product."""
+        """As in `Deltas`, as one matrix product, or one for every fused matrix."""
         up_Eor = self.sliced("up_EOR", architecture)
-        scaled_Eor = coefficient_Eo.to(up_Eor.dtype)[..., None] * up_Eor
-        return torch.einsum("eor,eri->oi", scaled_Eor, self.sliced("down_ERI", architecture))
+        scaled_Eor = _by_row(coefficient_Eo.to(up_Eor.dtype), up_Eor) * up_Eor
+        return torch.einsum("e...or,e...ri->...oi", scaled_Eor, self.sliced("down_ERI", architecture))
 
 
 class Router(SlicedParameters):
@@ -113,12 +139,11 @@ class Router(SlicedParameters):
         hidden: int,
         dropout: float,
         generator: torch.Generator,
-        linear: ElasticLinear | None = None,
+        rows: tuple[Slot, int] | None = None,
     ) -> None:
-        """`linear` is the module whose outputs get a coefficient each; without it all share one."""
+        """`rows` is the slot whose rows get a coefficient each, and how many it has; without it all share one."""
         super().__init__()
-        outputs = 1 if linear is None else linear.weight.shape[0]
-        cuts = [] if linear is None else _cuts(linear, 0, at=0)
+        cuts, outputs = ([], 1) if rows is None else (_moved(rows[0].weight_cuts, {0: 0}), rows[1])
         self.add("hidden_HF", torch.randn(hidden, features, generator=generator) * (2 / features) ** 0.5)
         self.add("hidden_H", torch.zeros(hidden))
         self.add("logit_OMH", torch.randn(outputs, experts, hidden, generator=generator) * hidden**-0.5, cuts)

@@ -20,6 +20,9 @@ weights of the mixed modules of the largest network, in float32: 4 P; in trainin
 for the generated weights that a backward pass reads or, later, 4 P for the update; in evaluation 4 G for every
 architecture that is kept. `supernets.estimate` states the sum before training.
 
+The fused experts of a mixture-of-experts layer are mixed like any weight. The model's router chooses among them for a
+token; the router here blends each of them for an architecture, neuron-wise with one coefficient for each.
+
 Shapes: O outputs, I inputs; lower case where sliced.
 """
 
@@ -35,16 +38,16 @@ from torch import Tensor, nn
 from supernets.architecture_encoding import ArchitectureEncoding
 from supernets.elastic import ElasticGroup, Member
 from supernets.expert_deltas import Deltas, FullDeltas, LowRankDeltas, Router, SlicedParameters
-from supernets.space import FFN_WIDTH, HEADS, Architecture
+from supernets.space import EXPERT_WIDTH, EXPERTS, FFN_WIDTH, HEADS, KV_GROUPS, OPERATOR, Architecture
 from supernets.supernet import Supernet
 from supernets.weight_cache import WeightCache
-from supernets.weights import ElasticLinear, SlicedWeights, Slot, TrainedSource
+from supernets.weights import SlicedWeights, Slot, TrainedSource
 
 Kind = Literal["layer", "neuron"]
-"""One softmax over the experts for all modules of a layer, or one for every output neuron."""
+"""One softmax over the experts for all modules of a layer, or one for every output neuron (fused expert)."""
 
-MODULES = {"ffn": FFN_WIDTH, "attention": HEADS}
-"""What may be mixed: the modules whose parameters an axis cuts."""
+MODULES = {"ffn": {FFN_WIDTH}, "attention": {HEADS, KV_GROUPS}, "experts": {EXPERTS, EXPERT_WIDTH}}
+"""What may be mixed: the weights that one of the axes cuts."""
 
 KEPT_ARCHITECTURES = 2
 
@@ -101,7 +104,8 @@ class Mixture(TrainedSource):
             encoding: what the routers read; default that of the supernet's space.
 
         Raises:
-            ValueError: the supernet has nothing to mix, or the rank exceeds a mixed weight's.
+            ValueError: the supernet has nothing to mix, its experts are merged by operators, or the rank exceeds a
+                mixed weight's.
         """
         super().__init__()
         self.settings, self.encoding = settings, encoding or ArchitectureEncoding.of(supernet.space)
@@ -110,12 +114,17 @@ class Mixture(TrainedSource):
         self._plain = SlicedWeights()
         self._parts: dict[str, tuple[Deltas, Router]] = {}
         generator = torch.Generator().manual_seed(seed)
-        axes = {MODULES[name] for name in settings.modules}
-        for name, linear in supernet.elastic.items():
-            if axes & {cut.group.axis for cut in linear.slot.weight_cuts}:
-                self._mix(name, linear, generator)
+        for slot, weight_OI, bias_O in _weights(supernet, settings.modules):
+            self._mix(slot, weight_OI, bias_O, generator)
         if not self._parts:
-            raise ValueError(f"this supernet has no elastic {' or '.join(settings.modules)} to mix")
+            others = [name for name in MODULES if any(_weights(supernet, (name,)))]
+            remedy = f"; it has {' and '.join(others)}" if others else ""
+            raise ValueError(f"this supernet has no elastic {' or '.join(settings.modules)} to mix{remedy}")
+        if "experts" in settings.modules and supernet.space.labels.get(OPERATOR):
+            raise ValueError(
+                "experts that an operator reduces cannot be mixed, since it goes by weights that are fixed: make the "
+                "supernet without operators, or mix attention"
+            )
 
     @classmethod
     def over(
@@ -189,31 +198,41 @@ class Mixture(TrainedSource):
 
     # -- construction -------------------------------------------------------------------------------------------
 
-    def _mix(self, name: str, linear: ElasticLinear, generator: torch.Generator) -> None:
-        """Give one module its deltas, and a router of its own or that of its layer's group."""
-        settings, key = self.settings, name.replace(".", "/")
+    def _mix(self, slot: Slot, weight_OI: Tensor, bias_O: Tensor | None, generator: torch.Generator) -> None:
+        """Give one weight its deltas, and a router of its own or that of its layer's group."""
+        settings, key, most = self.settings, slot.name.replace(".", "/"), min(weight_OI.shape[-2:])
         deltas: Deltas
         if settings.rank is None:
-            deltas = FullDeltas(linear, settings.experts - 1)
+            deltas = FullDeltas(slot, weight_OI, bias_O, settings.experts - 1)
         else:
-            if settings.rank > min(linear.weight.shape):
+            if settings.rank > most:
                 raise ValueError(
-                    f"rank {settings.rank} exceeds the {min(linear.weight.shape)} of {name}; choose a smaller one, or "
-                    "leave it out for full matrices"
+                    f"rank {settings.rank} exceeds the {most} of {slot.name}; choose a smaller one, or leave it out "
+                    "for full matrices"
                 )
-            deltas = LowRankDeltas(linear, settings.experts - 1, settings.rank, generator)
+            deltas = LowRankDeltas(slot, weight_OI, bias_O, settings.experts - 1, settings.rank, generator)
         self.deltas[key] = deltas
-        group = linear.slot.weight_cuts[0].group
+        group = slot.weight_cuts[0].group
         owner = key if settings.kind == "neuron" else f"{group.axis}/{group.layer}"
         if owner not in self.routers:
             sizes = (len(self.encoding), settings.experts, settings.hidden, settings.dropout)
-            router = Router(*sizes, generator, linear if settings.kind == "neuron" else None)
-            self.routers[owner] = router.to(linear.weight)
+            router = Router(*sizes, generator, (slot, len(weight_OI)) if settings.kind == "neuron" else None)
+            self.routers[owner] = router.to(weight_OI)
         found = self.routers[owner]
         assert isinstance(found, Router)
-        self._parts[name] = (deltas, found)
+        self._parts[slot.name] = (deltas, found)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.cache.clear()  # the old weights would live on until asked for again
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def _weights(supernet: Supernet, modules: Sequence[str]) -> Iterator[tuple[Slot, Tensor, Tensor | None]]:
+    """The weights that belong to some of `MODULES`, with their biases."""
+    axes = set[str]().union(*(MODULES[name] for name in modules))
+    linears = ((linear.slot, linear.weight, linear.bias) for linear in supernet.elastic.values())
+    fused = (weight for block in supernet.experts.values() for weight in block.fused())
+    for slot, weight_OI, bias_O in (*linears, *fused):
+        if axes & {cut.group.axis for cut in slot.weight_cuts}:
+            yield slot, weight_OI, bias_O

@@ -244,11 +244,11 @@ class Supernet:
                 if bias is not None:
                     state[f"{name}.bias"] = bias.contiguous()
         most = max((block.sizes(c)["experts"] for c, block in self._sparse(architecture)), default=0)
-        for choice, block in self._sparse(architecture):
+        for _, block in self._sparse(architecture):
             name = block.layer.name
             for child in [child for child in state if child.startswith(f"{name}.")]:
                 del state[child]
-            tensors = block.padded(choice, most) if layout == "padded" else block.tensors(choice)
+            tensors = block.padded(architecture, most) if layout == "padded" else block.tensors(architecture)
             state |= {f"{name}.{child}": tensor.contiguous() for child, tensor in tensors.items()}
         for name, tensor in state.items():
             if name.startswith(prefix):

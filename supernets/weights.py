@@ -22,7 +22,11 @@ from supernets.space import Architecture
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The place of one elastic module: its name in the model and how its weight and bias are cut."""
+    """The place of an elastic weight: its name in the model, and how it and its bias are cut.
+
+    That of a linear layer, named after the layer, or the fused weight of all experts of a layer, which has a dimension
+    more in front, one row for each expert, as its bias has.
+    """
 
     name: str
     weight_cuts: tuple[Cut, ...]
@@ -35,7 +39,7 @@ class WeightSource(Protocol):
     def weights(
         self, slot: Slot, weight_OI: Tensor, bias_O: Tensor | None, architecture: Architecture
     ) -> tuple[Tensor, Tensor | None]:
-        """The weight [o, i] and bias [o] of a slot, given its full parameters."""
+        """The weight [o, i] and bias [o] of a slot, given its full parameters; fused experts in front of either."""
         ...
 
 
@@ -74,6 +78,11 @@ class Seam:
         self.largest: Architecture | None = None
         """What the source is asked for the largest network; None where that has the untouched parameters."""
 
+    @property
+    def asked(self) -> Architecture | None:
+        """What the source is asked for now; None where nothing is asked and the parameters are used as they are."""
+        return self.largest if self.architecture is None else self.architecture
+
 
 class ElasticLinear(nn.Module):
     """A linear layer that computes with the active slice of the parameters it shares with the original layer."""
@@ -93,7 +102,7 @@ class ElasticLinear(nn.Module):
         updates because they are views. Anything else the source answers is asked for again in every pass.
         """
         seam, full_weight, full_bias = self.seam, self.weight, self.bias
-        architecture = seam.largest if seam.architecture is None else seam.architecture
+        architecture = seam.asked
         if architecture is None:
             return full_weight, full_bias
         if torch.is_grad_enabled():

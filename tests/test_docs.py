@@ -111,7 +111,7 @@ def test_options_of_the_program_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "title", ["Data and task", "Text", "Experts", "Training", "Machine", "Latency", "Limits", "Search"]
+    "title", ["Data and task", "Text", "Experts", "Training", "Machine", "Latency", "Limits", "Search", "Choice"]
 )
 def test_groups_hold_what_they_should(title: str) -> None:
     known = {o for command in commands().values() for o, group in long_options(command).items() if group == title}

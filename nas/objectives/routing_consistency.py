@@ -22,7 +22,7 @@ from studies.records import Genotype, Objective, Value
 from supernets.elastic_experts import ElasticExperts
 from supernets.evaluation import autocast
 from supernets.expert_bank import router_name
-from supernets.space import LayerChoice
+from supernets.space import Architecture
 
 SEGMENT = 16
 
@@ -81,9 +81,9 @@ def _histogram(bindings: Bindings, genotype: Genotype, segment: int) -> Tensor:
     supernet.model.eval()
     total = torch.zeros(segment + 1, dtype=torch.long)
     batches = bindings.task.batches(bindings.split, bindings.batch_size, indices=bindings.passes.indices)
-    layers = [(supernet.experts[one.index], one) for one in architecture.layers if one.index in supernet.experts]
+    layers = [supernet.experts[layer] for layer in architecture.by_index if layer in supernet.experts]
     with supernet.active(architecture), autocast(bindings.precision, bindings.device), ExitStack() as stack:
-        seen = [stack.enter_context(_choices(block, choice)) for block, choice in layers]
+        seen = [stack.enter_context(_choices(block, architecture)) for block in layers]
         for batch in batches:
             supernet(**batch.to(bindings.device).inputs)
             for chosen in seen:
@@ -98,10 +98,10 @@ class _Chosen(list[Tensor]):
 
 
 @contextmanager
-def _choices(block: ElasticExperts, choice: LayerChoice) -> Iterator[_Chosen]:
+def _choices(block: ElasticExperts, architecture: Architecture) -> Iterator[_Chosen]:
     """What the router of one layer chooses, by number of the expert that answers; -1 where a constant does."""
-    chosen = _Chosen()
-    expert_map = block.tensors(choice).get("experts.expert_map")
+    chosen, choice = _Chosen(), architecture.by_index[block.layer.index]
+    expert_map = block.tensors(architecture).get("experts.expert_map")
     experts = block.sizes(choice)["experts"]
 
     def see(_: object, __: object, output: Any) -> None:

@@ -54,7 +54,7 @@ def test_the_choices_are_those_of_the_network() -> None:
         for choice in architecture.layers:
             block = network.get_submodule(f"model.layers.{choice.index}.mlp")
             elastic: ElasticExperts = supernet.experts[choice.index]
-            lead = elastic.tensors(choice).get("experts.expert_map", torch.arange(8))
+            lead = elastic.tensors(architecture).get("experts.expert_map", torch.arange(8))
             count, seen = elastic.sizes(choice)["experts"], chosen.setdefault(choice.index, [])
             block.get_submodule("gate").register_forward_hook(
                 lambda _, __, out, lead=lead, count=count, seen=seen: seen.append(

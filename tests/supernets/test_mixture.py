@@ -38,7 +38,7 @@ FEATURES = LAYERS * 3
         ({"experts": 1}, "at least 2 experts, got 1; one is the plain supernet"),
         ({"rank": 0}, "rank of a mixture is at least 1, got 0"),
         ({"rank": 33}, r"rank 33 exceeds the 32 of bert\.encoder\.layer\.0\.intermediate\.dense; choose a smaller one"),
-        ({"modules": ()}, r"one or several of ffn, attention, each once, got \(\)"),
+        ({"modules": ()}, r"one or several of ffn, attention, experts, each once, got \(\)"),
         ({"modules": ("ffn", "norm")}, r"got \('ffn', 'norm'\)"),
         ({"modules": ("ffn", "ffn")}, r"each once, got \('ffn', 'ffn'\)"),
         ({"hidden": 0}, r"hidden is at least 1 and dropout in \[0, 1\), got 0 and 0.0"),

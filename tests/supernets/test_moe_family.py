@@ -14,7 +14,7 @@ from kernels.reference import build
 from supernets.elastic_experts import CACHED_LAYERS, build_block
 from supernets.expert_bank import moe_layers
 from supernets.reduction import CalibratedLayer, reduce_layer
-from supernets.space import DEPTH, EXPERT_WIDTH, EXPERTS, KV_GROUPS
+from supernets.space import DEPTH, EXPERT_WIDTH, EXPERTS, KV_GROUPS, Architecture
 from supernets.supernet import Supernet
 from tests.toy_families import toy_family_model
 from tests.toy_reduced import (
@@ -98,9 +98,9 @@ def test_the_cache_of_weights_is_bounded_and_follows_changes() -> None:
     rng = random.Random(0)
     choices = {supernet.space.decode(supernet.space.sample(rng)).by_index[0] for _ in range(60)}
     full = sum(tensor.nbytes for tensor in block.state_dict().values())
-    for choice in choices:
+    for architecture in (Architecture((choice,)) for choice in choices):
         with torch.no_grad():
-            first, second = block.tensors(choice), block.tensors(choice)
+            first, second = block.tensors(architecture), block.tensors(architecture)
         assert first is second
     kept = [tensors for _, tensors in block._kept.values()]
     assert sum(t.nbytes for tensors in kept for name, t in tensors.items() if "experts" in name) <= CACHED_LAYERS * full
