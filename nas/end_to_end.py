@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from kernels import op_cost
 from kernels.device import DeviceBackend
-from kernels.op_spec import Context, OpSpec
+from kernels.op_spec import BYTES_PER_ELEMENT, Context, OpSpec
 from kernels.timing import TimingSettings
-from predictors.measure import measure
+from predictors.measure import CHUNK, measure
 from studies.records import Measurement, content_hash
 from supernets.space import Architecture
 from supernets.supernet import Supernet
+
+MOST_BYTES = 2 * 2**30
+"""Of weights of the networks that are timed in turns."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +51,7 @@ def measure_networks(
     on_measured: Callable[[Measurement], None] | None = None,
     on_progress: Callable[[float, int], None] | None = None,
 ) -> list[NetworkLatency]:
-    """Extract and time sub-networks, one in memory at a time; all share one calibration of the reference block.
+    """Extract and time sub-networks, several in turns, so that they meet the same moods of the machine.
 
     Args:
         stored: earlier measurements. A network whose rows are among them is not measured again.
@@ -56,27 +59,44 @@ def measure_networks(
         on_progress: called with how many networks are done, fractions included, and how many there are.
     """
     device = backend.detect()
-    rows = [row for row in stored if row.device == device.fingerprint]
-    latencies = []
-    for number, architecture in enumerate(architectures):
-        specs = network_specs(supernet, architecture, context)
-        known = {row.op_key: row for row in rows}
-        missing = [spec for spec in specs if spec.key not in known]
-        if missing:
-            network = supernet.extract(architecture).to(device=device.kind, dtype=getattr(torch, context.dtype))
-            new = measure(
-                missing,
-                backend,
-                runner=partial(_call, network, device.kind),
-                settings=settings,
-                stored=rows,
-                on_measured=on_measured,
-                on_progress=_after(number, len(architectures), on_progress),
-            )
-            rows += new
-            known |= {row.op_key: row for row in new}
-        latencies.append(_mean([known[spec.key] for spec in specs]))
-    return latencies
+    known = {row.op_key: row for row in stored if row.device == device.fingerprint}
+    wanted = {network_specs(supernet, architecture, context): architecture for architecture in architectures}
+    missing = {specs: a for specs, a in wanted.items() if not all(spec.key in known for spec in specs)}
+    done = len(architectures) - len(missing)
+    for together in _together(supernet, missing, context):
+        calls: dict[str, Callable[[], object]] = {}
+        for specs in together:
+            network = supernet.extract(missing[specs]).to(device=device.kind, dtype=getattr(torch, context.dtype))
+            calls |= {spec.key: _call(network, device.kind, spec) for spec in specs if spec.key not in known}
+        rows = measure(
+            [spec for at_length in zip(*together, strict=True) for spec in at_length if spec.key in calls],
+            backend,
+            runner=partial(_prepared, calls),
+            settings=settings,
+            stored=list(known.values()),
+            on_measured=on_measured,
+            on_progress=_after(done, len(together), len(architectures), on_progress),
+        )
+        known |= {row.op_key: row for row in rows}
+        done += len(together)
+    return [_mean([known[spec.key] for spec in network_specs(supernet, a, context)]) for a in architectures]
+
+
+def _together(
+    supernet: Supernet, missing: Mapping[tuple[OpSpec, ...], Architecture], context: Context
+) -> Iterator[list[tuple[OpSpec, ...]]]:
+    """The networks to time in turns: at most `CHUNK`, and no more than `MOST_BYTES` of weights beyond the first."""
+    chunk: list[tuple[OpSpec, ...]] = []
+    total = 0
+    for specs, architecture in missing.items():
+        size = supernet.count_parameters(architecture) * BYTES_PER_ELEMENT[context.dtype]
+        if chunk and (len(chunk) == CHUNK or total + size > MOST_BYTES):
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(specs)
+        total += size
+    if chunk:
+        yield chunk
 
 
 def measure_network(
@@ -111,10 +131,10 @@ def example_inputs(config: Any, context: Context, device: str) -> dict[str, Tens
 
 
 def _after(
-    done: int, total: int, on_progress: Callable[[float, int], None] | None
+    done: int, count: int, total: int, on_progress: Callable[[float, int], None] | None
 ) -> Callable[[float, int], None] | None:
-    """Progress over all networks from the progress over the rows of one."""
-    return (lambda rows, of: on_progress(done + rows / of, total)) if on_progress else None
+    """Progress over all networks from the progress over the rows of some."""
+    return (lambda rows, of: on_progress(done + count * rows / of, total)) if on_progress else None
 
 
 def _call(network: nn.Module, device: str, spec: OpSpec) -> Callable[[], object]:
@@ -125,6 +145,10 @@ def _call(network: nn.Module, device: str, spec: OpSpec) -> Callable[[], object]
         return network(**inputs)
 
     return run
+
+
+def _prepared(calls: Mapping[str, Callable[[], object]], spec: OpSpec) -> Callable[[], object]:
+    return calls[spec.key]
 
 
 def _mean(rows: Sequence[Measurement]) -> NetworkLatency:

@@ -35,8 +35,8 @@ def measure(
     Args:
         runner: turns a spec into the call to time; by default the plain torch operation on random weights. For whole
             networks, pass ``calls.__getitem__`` of a mapping from `kernels.op_cost.model` specs to their calls.
-        stored: earlier measurements of any device. Their reference calibration is kept where device, threads, clock
-            and versions agree, so that numbers of different days share one scale.
+        stored: earlier measurements of any device. Their reference calibration is kept where device, threads, clock,
+            versions and reference block agree, so that numbers of different days share one scale.
         on_measured: called with each new measurement as soon as it is final, to store it.
         on_progress: called after every round with how many specs are done, fractions included, and how many there are.
 
@@ -86,7 +86,8 @@ def _measure_chunk(
     earlier: Sequence[Measurement],
     on_share: Callable[[float], None] | None,
 ) -> list[Measurement]:
-    device, threads, versions = backend.detect(), specs[0].context.threads, measured_versions()
+    device, threads = backend.detect(), specs[0].context.threads
+    versions = {**measured_versions(), "reference": backend.reference.key}
     clock = backend.clock_kind(threads)
     calibrations = (
         one.reference_seconds

@@ -15,6 +15,7 @@ Point = tuple[float, float]
 
 PRIOR_ERROR, PRIOR_ROWS = 0.03, 4
 """What the error of a composed latency is taken to be before any is known, and how many rows that is worth."""
+_ENOUGH = 4
 
 
 def fit_line(points: Sequence[Point]) -> tuple[float, float]:
@@ -44,7 +45,8 @@ def half_width(errors: Sequence[float], coverage: float) -> float:
 
     Five left-out errors alone cannot bound nine of ten further ones: they are taken as normal, with a variance that
     is a mixture of theirs and a prior one. The predictive distribution is Student's (Gelman et al., Bayesian Data
-    Analysis, 2013, section 3.3).
+    Analysis, 2013, section 3.3). Of four errors or more the largest does not count: it is that of the smallest row, to
+    which the others can only be extrapolated, while further rows lie between them.
 
     Raises:
         ValueError: the coverage is not a probability.
@@ -53,8 +55,9 @@ def half_width(errors: Sequence[float], coverage: float) -> float:
         raise ValueError(f"a coverage lies between 0 and 1, got {coverage}")
     from scipy.stats import t
 
-    rows = PRIOR_ROWS + len(errors)
-    variance = (PRIOR_ROWS * PRIOR_ERROR**2 + sum(error**2 for error in errors)) / rows
+    counted = sorted(errors)[:-1] if len(errors) >= _ENOUGH else errors
+    rows = PRIOR_ROWS + len(counted)
+    variance = (PRIOR_ROWS * PRIOR_ERROR**2 + sum(error**2 for error in counted)) / rows
     return float(t.ppf((1 + coverage) / 2, rows)) * math.sqrt(variance)
 
 

@@ -142,14 +142,25 @@ def test_networks_run_extracted_at_every_length_and_known_rows_are_kept() -> Non
         on_progress=lambda done, total: progress.append((done, total)),
     )
     assert [latency.seconds for latency in latencies] == [2e-3, 2e-3]
-    assert [row.op_key for row in rows] == [
-        spec.key for a in architectures for spec in network_specs(supernet, a, CONTEXT)
-    ]
+    specs = [network_specs(supernet, a, CONTEXT) for a in architectures]
+    assert [row.op_key for row in rows] == [spec.key for in_turns in zip(*specs, strict=True) for spec in in_turns]
     assert progress == sorted(progress)
     assert progress[-1] == (2, 2)
     calls = len(backend.outputs)
     assert measure_networks(supernet, architectures, CONTEXT, backend, stored=rows) == latencies
     assert len(backend.outputs) == calls
+
+
+def test_only_so_much_weight_is_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    supernet, rows = tiny_supernet(), list[Measurement]()
+    monkeypatch.setattr("nas.end_to_end.MOST_BYTES", 1)
+    space = supernet.space
+    architectures = [space.decode(g) for g in (space.smallest, space.largest, space.smallest)]
+    latencies = measure_networks(supernet, architectures, CONTEXT, CallCounter(), on_measured=rows.append)
+    assert [row.op_key for row in rows] == [
+        spec.key for a in architectures[:2] for spec in network_specs(supernet, a, CONTEXT)
+    ]
+    assert latencies[0] == latencies[2]
 
 
 def test_the_timed_call_is_the_extracted_network_on_the_example() -> None:

@@ -1,6 +1,7 @@
 """Measuring on a clock that counts calls instead of time."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_every_distinct_operation_is_measured_once_in_order() -> None:
     assert [one.op_key for one in found] == [specs[0].key, specs[1].key]
     assert [one.seconds_median for one in found] == [16.0, 32.0]
     assert {one.device for one in found} == {BACKEND.detect().fingerprint}
-    assert found[0].versions == measured_versions()
+    assert found[0].versions == {**measured_versions(), "reference": BACKEND.reference.key}
     assert not found[0].noisy
 
 
@@ -74,10 +75,13 @@ def test_an_earlier_calibration_is_kept_per_thread_count() -> None:
         reference_seconds=20.0,
         clock="thread_cpu",
         load=0.0,
-        versions=measured_versions(),
+        versions=first.versions,
     )
     one, two = measure([spec(16), spec(16, threads=2)], BACKEND, runner=by_width, stored=[earlier])
     assert (one.reference_seconds, one.seconds_median) == (20.0, 160.0)
+    by_another_block = replace(earlier, versions={**first.versions, "reference": "another"})
+    (again,) = measure([spec(16)], BACKEND, runner=by_width, stored=[by_another_block])
+    assert again.reference_seconds == first.reference_seconds
     assert (two.reference_seconds, two.seconds_median, two.clock) == (2.0, 16.0, "wall")
 
 
