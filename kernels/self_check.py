@@ -48,6 +48,11 @@ def outcomes() -> tuple[Outcome, ...]:
     return tuple(_outcomes.values())
 
 
+def refused() -> tuple[str, ...]:
+    """Names of the kernels that torch stands in for, sorted."""
+    return tuple(sorted({outcome.kernel for outcome in _outcomes.values() if not outcome.passed}))
+
+
 def forget() -> None:
     """Compare every kernel anew, for instance after a new driver or in a test."""
     _outcomes.clear()

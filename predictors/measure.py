@@ -11,6 +11,7 @@ from importlib.metadata import version
 from kernels.device import DeviceBackend
 from kernels.op_spec import OpSpec
 from kernels.reference import build
+from kernels.self_check import refused
 from kernels.timing import TimingSettings, time_paired
 from studies.records import Measurement
 
@@ -92,7 +93,8 @@ def _measure_chunk(
     calibrations = (
         one.reference_seconds
         for one in earlier
-        if (one.device, one.clock, one.versions) == (device.fingerprint, clock, versions)
+        if (one.device, one.clock) == (device.fingerprint, clock)
+        and versions.items() <= one.versions.items()
         and f",t{threads}," in one.op_key
     )
     timings = time_paired(
@@ -104,6 +106,8 @@ def _measure_chunk(
         reference_seconds=next(calibrations, None),
         on_progress=on_share,
     )
+    if refused():
+        versions["torch_instead_of"] = ", ".join(refused())
     return [
         Measurement(op_key=spec.key, device=device.fingerprint, versions=versions, **asdict(timing))
         for spec, timing in zip(specs, timings, strict=True)

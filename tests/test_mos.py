@@ -83,6 +83,18 @@ def test_figures_of_made_up_rows() -> None:
     assert study.hypervolume_wins(MIXED, PLAIN) == sum(volumes[0] >= volumes[1])
 
 
+def test_a_part_of_the_networks_is_scored_as_if_the_others_were_never_there() -> None:
+    rows = made_up_rows(networks=10, twice=5)
+    left = {key: row for key, row in rows.items() if key[0] != "truth" or key[1] % 2 == 0}
+    part, alone = Study.of(rows).part(slice(0, None, 2)), Study.of(left)
+    assert part.networks == alone.networks
+    for figure in (Study.gap, Study.tau, Study.loss_gap):
+        assert figure(part, MIXED) == figure(alone, MIXED)
+    assert part.ceiling() == alone.ceiling()
+    assert part.proxies() == alone.proxies()
+    assert part.hypervolumes_S(MIXED).tolist() == alone.hypervolumes_S(MIXED).tolist()
+
+
 @pytest.mark.parametrize(
     "kinds", [{"truth"}, {"truth", "pace"}, {"truth", "pace", "arm"}, {"truth", "pace", "arm", "costs"}]
 )
@@ -139,12 +151,12 @@ def test_the_study_in_miniature(
     for module in (mos, mos_arms):
         monkeypatch.setattr(module, "ARMS", chosen)
     bench, path = mos_bench.Bench.open(fitted.workspace.teacher, fitted.data, tmp_path), tmp_path / "rows.jsonl"
-    assert mos.work(bench, path, minutes=0.0) == len(list(mos.keys())) == 4 + 2 + 1 + 3 * 2
-    assert mos.work(bench, path, minutes=10.0) == 0
+    assert mos.work(bench, path, 0.0, slice(None)) == len(list(mos.keys())) == 4 + 2 + 1 + 3 * 2
+    assert mos.work(bench, path, 10.0, slice(None)) == 0
     written = path.read_text()
     again = mos_bench.Bench.open(fitted.workspace.teacher, fitted.data, tmp_path)
     assert again.identity == bench.identity
-    assert mos.work(again, path, minutes=10.0) == 0
+    assert mos.work(again, path, 10.0, slice(None)) == 0
     assert path.read_text() == written
     rows = mos.stored_rows(path)
     assert {row["setting"] for row in rows.values()} == {bench.identity}

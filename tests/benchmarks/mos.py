@@ -6,8 +6,9 @@ and what the networks inherit from them is compared with the truth. `mos_arms.py
 in which setting, `mos_report.py` which figures are made of it.
 
 Jobs of a minute or a few append their rows to ``results/mos.jsonl`` as they finish: ``--minutes 60`` works at what is
-missing for an hour, and a stopped run goes on. The plain command repeats a seeded sample of the rows, checks that they
-agree, and prints the figures; ``--full`` does everything again.
+missing for an hour, and a stopped run goes on. Once costs and paces are known, which want a quiet machine, the rest can
+be divided between two processes (``--share 0/2`` and ``1/2``). The plain command repeats a seeded sample of the rows,
+checks that they agree, and prints the figures; ``--full`` does everything again.
 """
 
 from __future__ import annotations
@@ -99,16 +100,15 @@ def stored_rows(path: Path = ROWS) -> dict[Key, Row]:
     return {tuple(row["key"]): row for row in map(json.loads, lines)}
 
 
-def work(bench: Bench, path: Path, minutes: float) -> int:
-    """Do what is missing until it is done or the time is over; returns how many jobs are left."""
+def work(bench: Bench, path: Path, minutes: float, share: slice) -> int:
+    """Do a share of what is missing until it is done or the time is over; returns how many jobs are left of all."""
     known, until = stored_rows(path), time.monotonic() + 60 * minutes
-    missing = [key for key in keys() if key not in known]
-    for done, key in enumerate(missing):
+    for key in [key for key in keys() if key not in known][share]:
         if time.monotonic() > until:
-            return len(missing) - done
-        known[key] = make_row(bench, key, known)
-        append(path, key, known[key], bench)
-    return 0
+            break
+        append(path, key, make_row(bench, key, stored_rows(path)), bench)
+    known = stored_rows(path)
+    return sum(key not in known for key in keys())
 
 
 def append(path: Path, key: Key, row: Row, bench: Bench) -> None:
@@ -146,6 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="the study of supernet quality")
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="of the demo, whose teacher is used")
     parser.add_argument("--minutes", type=float, help="work at missing rows for so long, and stop")
+    parser.add_argument("--share", default="0/1", help="which part of the missing rows, such as 1/2")
     parser.add_argument("--full", action="store_true", help="do everything again")
     parser.add_argument("--figure", type=Path, help="also draw it, such as docs/mos.svg")
     options = parser.parse_args()
@@ -154,7 +155,9 @@ def main() -> None:
     if options.full:
         ROWS.unlink(missing_ok=True)
     bench = open_bench(options.folder)
-    if left := work(bench, ROWS, math.inf if options.full else options.minutes or 0.0):
+    first, step = map(int, options.share.split("/"))
+    minutes = math.inf if options.full else options.minutes or 0.0
+    if left := work(bench, ROWS, minutes, slice(first, None, step)):
         print(f"{left} of {len(list(keys()))} jobs are left: go on with --minutes", flush=True)
     rows = stored_rows()
     if not options.full and options.minutes is None:

@@ -7,7 +7,7 @@ gap is what a network trained alone has more than the same network with inherite
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -92,6 +92,18 @@ class Study:
             inherited_loss={name: inherited(name, "losses") for name in arms},
             arms=arms,
             paces={key[1]: row for key, row in rows.items() if key[0] == "pace"},
+        )
+
+    def part(self, chosen: slice) -> Study:
+        """The same study of some of the networks, by position."""
+        return replace(
+            self,
+            networks=self.networks[chosen],
+            alone_N=self.alone_N[chosen],
+            alone_loss_N=self.alone_loss_N[chosen],
+            costs={name: cost_N[chosen] for name, cost_N in self.costs.items()},
+            inherited={arm: values_SN[:, chosen] for arm, values_SN in self.inherited.items()},
+            inherited_loss={arm: values_SN[:, chosen] for arm, values_SN in self.inherited_loss.items()},
         )
 
     @cached_property

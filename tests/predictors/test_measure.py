@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import torch
 
 from kernels.device import Device, DeviceBackend, Sample
 from kernels.op_cost import feed_forward, linear, model
 from kernels.op_spec import Context, OpSpec
+from kernels.self_check import checked, forget
 from predictors.measure import CHUNK, measure, measured_versions
 from studies.records import Measurement
 
@@ -102,6 +104,21 @@ def test_results_and_progress_arrive_chunk_by_chunk() -> None:
     shares = [share for name, share in events if name == "progress"]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
+
+
+def test_a_kernel_that_torch_stands_in_for_is_noted_and_costs_no_calibration() -> None:
+    forget()
+
+    def wrong(one: OpSpec) -> Callable[[], object]:
+        answer = torch.ones(2)
+        return lambda: float(checked("expert_sum", ("sm_90",), lambda: answer + 1, lambda: answer).sum())
+
+    with pytest.warns(RuntimeWarning, match="expert_sum runs as plain torch"):
+        (found,) = measure([spec(16)], BACKEND, runner=wrong)
+    again = measure([spec(32)], BACKEND, runner=by_width, stored=[replace(found, reference_seconds=4.0)])
+    forget()
+    assert found.versions["torch_instead_of"] == "expert_sum"
+    assert again[0].reference_seconds == 4.0
 
 
 def test_a_dtype_without_arithmetic_is_refused() -> None:
