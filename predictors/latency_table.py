@@ -13,7 +13,7 @@ from typing import Any
 
 from kernels.op_spec import Context, OpSpec
 from predictors.predictor import COVERAGE, Prediction
-from predictors.relative_fit import fit_line, half_width, leave_one_out_errors
+from predictors.relative_fit import fit_line, half_width, mean_error, residuals
 from studies.records import Measurement, content_hash
 
 
@@ -41,7 +41,7 @@ class LatencyTable:
         noisy: sorted keys whose measurement did not settle.
         scale: factor on the sum of operations.
         overhead_seconds: added per forward pass.
-        errors: relative error of each fitted row when the other rows were fitted without it.
+        errors: relative residual of each fitted row.
     """
 
     device: str
@@ -76,8 +76,8 @@ class LatencyTable:
         if not rows:
             return replace(self, scale=1.0, overhead_seconds=0.0, errors=())
         points = [(self._sum(row.ops, row.context), row.seconds) for row in rows]
-        scale, overhead = fit_line(points)
-        return replace(self, scale=scale, overhead_seconds=overhead, errors=leave_one_out_errors(points))
+        scale, overhead = line = fit_line(points)
+        return replace(self, scale=scale, overhead_seconds=overhead, errors=residuals(points, line))
 
     def predict(self, ops: Sequence[OpSpec], context: Context) -> Prediction:
         """Seconds of one forward pass, and bounds that hold nine of ten such networks; see `relative_fit.half_width`.
@@ -86,15 +86,15 @@ class LatencyTable:
             ValueError: an operation was not measured on this device.
         """
         seconds = self.scale * self._sum(ops, context) + self.overhead_seconds
-        if not self.errors:
+        if self.error is None:
             return Prediction(seconds=seconds, low=0.0, high=math.inf)
         width = half_width(self.errors, COVERAGE)
         return Prediction(seconds=seconds, low=max(0.0, seconds * (1 - width)), high=seconds * (1 + width))
 
     @property
     def error(self) -> float | None:
-        """Mean leave-one-out relative error of the fitted rows; None with fewer than two of them."""
-        return sum(self.errors) / len(self.errors) if self.errors else None
+        """Mean relative error of the fitted rows; None with fewer than three of them."""
+        return mean_error(self.errors)
 
     @property
     def hash(self) -> str:

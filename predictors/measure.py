@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 
@@ -17,6 +17,15 @@ from studies.records import Measurement
 
 Runner = Callable[[OpSpec], Callable[[], object]]
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """What a session is paired with; rows that share its key are on one scale."""
+
+    key: str
+    call: Callable[[], object]
+
+
 CHUNK = 16
 """Operations timed against each other: bounds the weights that are alive, and what a crash can lose."""
 
@@ -26,6 +35,7 @@ def measure(
     backend: DeviceBackend,
     *,
     runner: Runner | None = None,
+    reference: Reference | None = None,
     settings: TimingSettings | None = None,
     stored: Sequence[Measurement] = (),
     on_measured: Callable[[Measurement], None] | None = None,
@@ -36,6 +46,7 @@ def measure(
     Args:
         runner: turns a spec into the call to time; by default the plain torch operation on random weights. For whole
             networks, pass ``calls.__getitem__`` of a mapping from `kernels.op_cost.model` specs to their calls.
+        reference: runs before every sample; the backend's own block by default. What is timed should resemble it.
         stored: earlier measurements of any device. Their reference calibration is kept where device, threads, clock,
             versions and reference block agree, so that numbers of different days share one scale.
         on_measured: called with each new measurement as soon as it is final, to store it.
@@ -48,11 +59,13 @@ def measure(
     for spec in todo:
         if spec.context.dtype not in backend.dtypes():
             raise ValueError(f"this device computes in {', '.join(backend.dtypes())}, not in {spec.context.dtype}")
-    runner = runner or partial(build, device=backend.detect().kind)
+    kind = backend.detect().kind
+    runner = runner or partial(build, device=kind)
+    reference = reference or Reference(key=backend.reference.key, call=build(backend.reference, kind))
     done: list[Measurement] = []
     for chunk in _chunks(todo):
         on_share = _within(on_progress, len(done), len(chunk), len(todo))
-        for one in _measure_chunk(chunk, backend, runner, settings, [*stored, *done], on_share):
+        for one in _measure_chunk(chunk, backend, runner, reference, settings, [*stored, *done], on_share):
             done.append(one)
             if on_measured:
                 on_measured(one)
@@ -83,12 +96,13 @@ def _measure_chunk(
     specs: Sequence[OpSpec],
     backend: DeviceBackend,
     runner: Runner,
+    reference: Reference,
     settings: TimingSettings | None,
     earlier: Sequence[Measurement],
     on_share: Callable[[float], None] | None,
 ) -> list[Measurement]:
     device, threads = backend.detect(), specs[0].context.threads
-    versions = {**measured_versions(), "reference": backend.reference.key}
+    versions = {**measured_versions(), "reference": reference.key}
     clock = backend.clock_kind(threads)
     calibrations = (
         one.reference_seconds
@@ -100,7 +114,7 @@ def _measure_chunk(
     timings = time_paired(
         [runner(spec) for spec in specs],
         backend=backend,
-        reference=build(backend.reference, device.kind),
+        reference=reference.call,
         threads=threads,
         settings=settings,
         reference_seconds=next(calibrations, None),

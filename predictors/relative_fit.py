@@ -15,7 +15,8 @@ Point = tuple[float, float]
 
 PRIOR_ERROR, PRIOR_ROWS = 0.03, 4
 """What the error of a composed latency is taken to be before any is known, and how many rows that is worth."""
-_ENOUGH = 4
+PARAMETERS = 2
+"""Of a line."""
 
 
 def fit_line(points: Sequence[Point]) -> tuple[float, float]:
@@ -29,24 +30,24 @@ def fit_line(points: Sequence[Point]) -> tuple[float, float]:
     return scale, offset
 
 
-def leave_one_out_errors(points: Sequence[Point]) -> tuple[float, ...]:
-    """For every point, the relative error of a line fitted on the others; empty for fewer than two points."""
-    if len(points) < 2:
-        return ()
-    errors = []
-    for i, (x, y) in enumerate(points):
-        scale, offset = fit_line([*points[:i], *points[i + 1 :]])
-        errors.append(abs(scale * x + offset - y) / y)
-    return tuple(errors)
+def residuals(points: Sequence[Point], line: tuple[float, float]) -> tuple[float, ...]:
+    """For every point, by how much of its y a (scale, offset) is off; at least two of a fitted line's are zero."""
+    scale, offset = line
+    return tuple(abs(scale * x + offset - y) / y for x, y in points)
 
 
-def half_width(errors: Sequence[float], coverage: float) -> float:
+def mean_error(residuals: Sequence[float]) -> float | None:
+    """Mean error of a fitted line, of those points that it need not meet; None where there are only those."""
+    free = len(residuals) - PARAMETERS
+    return sum(residuals) / free if free > 0 else None
+
+
+def half_width(residuals: Sequence[float], coverage: float) -> float:
     """Relative half-width of the interval that holds a further row with probability `coverage`.
 
-    Five left-out errors alone cannot bound nine of ten further ones: they are taken as normal, with a variance that
-    is a mixture of theirs and a prior one. The predictive distribution is Student's (Gelman et al., Bayesian Data
-    Analysis, 2013, section 3.3). Of four errors or more the largest does not count: it is that of the smallest row, to
-    which the others can only be extrapolated, while further rows lie between them.
+    Three residuals alone cannot bound nine of ten further rows: errors are taken as normal, with a variance that is a
+    mixture of the residuals' and a prior one. The predictive distribution is Student's (Gelman et al., Bayesian Data
+    Analysis, 2013, section 3.3).
 
     Raises:
         ValueError: the coverage is not a probability.
@@ -55,9 +56,8 @@ def half_width(errors: Sequence[float], coverage: float) -> float:
         raise ValueError(f"a coverage lies between 0 and 1, got {coverage}")
     from scipy.stats import t
 
-    counted = sorted(errors)[:-1] if len(errors) >= _ENOUGH else errors
-    rows = PRIOR_ROWS + len(counted)
-    variance = (PRIOR_ROWS * PRIOR_ERROR**2 + sum(error**2 for error in counted)) / rows
+    rows = PRIOR_ROWS + max(0, len(residuals) - PARAMETERS)
+    variance = (PRIOR_ROWS * PRIOR_ERROR**2 + sum(error**2 for error in residuals)) / rows
     return float(t.ppf((1 + coverage) / 2, rows)) * math.sqrt(variance)
 
 

@@ -70,11 +70,16 @@ def _latent_attention(config: Any, context: Context) -> list[OpSpec]:
     ]
 
 
-def experts(config: Any, layer: ExpertLayer, router_rows: int, context: Context) -> list[OpSpec]:
-    """Norm and mixture of experts; a router that kept all its rows computes those besides one per expert."""
+def experts(config: Any, layer: ExpertLayer, rows: int, constants: int, context: Context) -> list[OpSpec]:
+    """Norm and mixture of experts.
+
+    Args:
+        rows: of the router besides one per expert: it kept all of them, and merged or constant experts answer.
+        constants: how many of these lead to a constant output, which the weights of a token are multiplied with.
+    """
     hidden = int(config.hidden_size)
-    extra = router_rows - layer.experts
-    specs = [op_cost.linear(hidden, extra, _tokens(context), context)] if router_rows and extra else []
+    specs = [op_cost.linear(hidden, rows, _tokens(context), context)] if rows else []
+    specs += [op_cost.linear(constants, hidden, _tokens(context), context)] if constants else []
     if hasattr(config, "shared_expert_intermediate_size"):
         specs.append(op_cost.linear(hidden, 1, _tokens(context), context))
     moe = op_cost.moe(hidden, layer.experts, layer.top_k, layer.width, context, shared=layer.shared)

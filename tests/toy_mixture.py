@@ -12,7 +12,7 @@ from supernets.finetune import TuneSettings
 from supernets.mixture import Mixture
 from supernets.recipe import Recipe
 from supernets.space import Architecture
-from supernets.supernet import Supernet
+from supernets.supernet import SOURCE, Supernet
 from supernets.weights import ElasticLinear
 from tests.toy_task import tiny_inputs, tiny_supernet
 
@@ -86,3 +86,15 @@ def gradients(supernet: Supernet) -> dict[str, Tensor]:
     found = {name: p.grad.clone() for name, p in supernet.model.named_parameters() if p.grad is not None}
     supernet.model.zero_grad()
     return found
+
+
+def units_left_alone(supernet: Supernet, architecture: Architecture) -> int:
+    """How many units of the mixture lie outside a network; asserts that none of them has a gradient."""
+    found, outside = gradients(supernet), 0
+    for group in supernet.groups:
+        for member in group.members:
+            if member.parameter.startswith(SOURCE) and member.parameter in found:
+                left = member.positions(range(group.kept(architecture), group.units))
+                assert not found[member.parameter].index_select(member.dim, torch.tensor(left).long()).any()
+                outside += len(left)
+    return outside

@@ -103,7 +103,8 @@ class MoeFamily(Family):
             for layer in architecture.layers:
                 specs += decoder_ops.attention(config, layer.kept(KV_GROUPS), at)
                 if layer.index in layout:
-                    specs += decoder_ops.experts(config, layout[layer.index], _router_rows(config, layer), at)
+                    rows, constants = _further_rows(config, layer)
+                    specs += decoder_ops.experts(config, layout[layer.index], rows, constants, at)
                 else:
                     specs += decoder_ops.dense(config, at)
         return tuple(specs)
@@ -265,6 +266,12 @@ def _router_rows(config: Any, layer: LayerChoice) -> int:
     operator, count = layer.name(OPERATOR), layer.kept(EXPERTS)
     (full, *_) = MoELayout.of_config(config).layers
     return full.experts if operator and count != full.experts and reduction(operator).keeps_router else 0
+
+
+def _further_rows(config: Any, layer: LayerChoice) -> tuple[int, int]:
+    """Rows of the router besides one per expert, and how many lead to constants: those of pruned experts do."""
+    further = max(0, _router_rows(config, layer) - (layer.kept(EXPERTS) or 0))
+    return further, further if further and reduction(str(layer.name(OPERATOR))).pruning else 0
 
 
 def _padded(config: Any, sizes: dict[str, int], count: int) -> dict[str, int]:

@@ -60,12 +60,11 @@ class MappedExperts(nn.Module):
             return mixed_ND
         count = self.experts.num_experts
         is_constant_Nk = expert_Nk >= count
-        mixed_ND = self.experts(
-            hidden_states, expert_Nk.masked_fill(is_constant_Nk, 0), top_k_weights.masked_fill(is_constant_Nk, 0)
-        )
-        weight_Nk = top_k_weights.masked_fill(~is_constant_Nk, 0).to(self.constants.dtype)
-        constant_NkD = self.constants[(expert_Nk - count).clamp(min=0)]
-        return mixed_ND + (weight_Nk.unsqueeze(-2) @ constant_NkD).squeeze(-2)
+        own_Nk = top_k_weights.masked_fill(is_constant_Nk, 0)
+        mixed_ND = self.experts(hidden_states, expert_Nk.masked_fill(is_constant_Nk, 0), own_Nk)
+        weight_NC = own_Nk.new_zeros(len(own_Nk), len(self.constants))
+        weight_NC = weight_NC.scatter_add(1, (expert_Nk - count).clamp(min=0), top_k_weights - own_Nk)
+        return mixed_ND + weight_NC.to(self.constants.dtype) @ self.constants
 
 
 def layer_config(config: Any, sizes: dict[str, int]) -> Any:

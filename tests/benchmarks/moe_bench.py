@@ -31,7 +31,6 @@ from supernets.reduction import CalibratedLayer, reduce_layer, reduction
 from supernets.routing_statistics import RoutingStatistics
 
 EVERYTHING = "everything"
-SCOPES = (EVERYTHING, *DOMAINS)
 REPAIR_STEP = 1_000_000
 """The first step of the draws for repairs, far from those of the training."""
 PROMPT, ANSWER = 64, 12

@@ -19,7 +19,7 @@ from supernets.reduction import REDUCTIONS, CalibratedLayer
 from supernets.reductions.sub_moe import SubMoe
 from supernets.repair import REPAIRS, RepairSettings, repair_named
 from supernets.staging import staged_folder
-from tests.benchmarks.moe_bench import EVERYTHING, SCOPES, Bench, Judgement, load, planted
+from tests.benchmarks.moe_bench import EVERYTHING, Bench, Judgement, load, planted
 from tests.benchmarks.moe_jobs import Job, Key, Row
 
 PART = "operators"
@@ -28,7 +28,8 @@ SHARES = (75, 50, 25)
 FULL, NONE, ROUTER_KD = "full", "none", "router-kd"
 REPAIRED = ("frequency", "reap", "uncurl", "m-smoe")
 """Operators on which the other repairs are tried."""
-REPAIR_DOMAINS = ("python", "russian")
+FEW_DOMAINS = ("python", "russian")
+"""Domains of the other repairs, and of all subjects but the first."""
 PLANTED_LAYER = 1
 """One expert: the rule by which super experts are found sees no more among so few."""
 PLANTED_STEPS = 200
@@ -41,24 +42,25 @@ def jobs(subject: str, bench: Opened, *, shares: Sequence[int] = SHARES, thoroug
 
     Args:
         bench: makes or returns the subject's bench.
-        thorough: also the other repairs.
+        thorough: also the other domains and repairs.
     """
-    for scope in SCOPES:
+    domains = DOMAINS if thorough else FEW_DOMAINS
+    for scope in (EVERYTHING, *domains):
         yield job(subject, bench, scope, FULL, 100, NONE)
     names = REDUCTIONS.names()
     for repair, scopes, wanted in (
         (NONE, (EVERYTHING,), shares),
         (ROUTER_KD, (EVERYTHING,), shares[1:2]),
-        (NONE, DOMAINS, shares[1:2]),
+        (NONE, domains, shares[1:2]),
         (ROUTER_KD, (EVERYTHING,), (*shares[:1], *shares[2:])),
-        (ROUTER_KD, REPAIR_DOMAINS, shares[1:2]),
-        (NONE, DOMAINS, (*shares[:1], *shares[2:])),
+        (ROUTER_KD, FEW_DOMAINS, shares[1:2]),
+        (NONE, domains, (*shares[:1], *shares[2:])),
     ):
         for scope in scopes:
             for share in wanted:
                 yield from (job(subject, bench, scope, name, share, repair) for name in names)
     for repair in sorted(set(REPAIRS.names()) - {ROUTER_KD}) if thorough else ():
-        for scope in (EVERYTHING, *REPAIR_DOMAINS):
+        for scope in (EVERYTHING, *FEW_DOMAINS):
             yield from (job(subject, bench, scope, name, 50, repair) for name in REPAIRED)
 
 

@@ -101,9 +101,9 @@ def stored_rows(path: Path = ROWS) -> dict[Key, Row]:
 
 
 def work(bench: Bench, path: Path, minutes: float, share: slice) -> int:
-    """Do a share of what is missing until it is done or the time is over; returns how many jobs are left of all."""
+    """Do what is missing of a share of all jobs until the time is over; returns how many are left, of any share."""
     known, until = stored_rows(path), time.monotonic() + 60 * minutes
-    for key in [key for key in keys() if key not in known][share]:
+    for key in [key for key in list(keys())[share] if key not in known]:
         if time.monotonic() > until:
             break
         append(path, key, make_row(bench, key, stored_rows(path)), bench)
@@ -146,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="the study of supernet quality")
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="of the demo, whose teacher is used")
     parser.add_argument("--minutes", type=float, help="work at missing rows for so long, and stop")
-    parser.add_argument("--share", default="0/1", help="which part of the missing rows, such as 1/2")
+    parser.add_argument("--share", default="0/1", help="which part of the rows, such as 1/2")
     parser.add_argument("--full", action="store_true", help="do everything again")
     parser.add_argument("--figure", type=Path, help="also draw it, such as docs/mos.svg")
     options = parser.parse_args()

@@ -88,16 +88,18 @@ def test_fit_recovers_scale_and_overhead() -> None:
     assert prediction.seconds - prediction.low == pytest.approx(12.25 * half_width((0.0,) * 3, COVERAGE))
 
 
-def test_bounds_follow_the_left_out_rows() -> None:
-    table = TABLE.fitted([row(2.0, SMALL), row(8.0, LARGE)])
-    assert table.errors == pytest.approx((abs(8 / 3 - 2) / 2, abs(6 - 8) / 8))
+def test_bounds_follow_the_rows_beside_the_line() -> None:
+    table = TABLE.fitted([row(2.0, SMALL), row(6.0, LARGE), row(10.0, SMALL, LARGE)])
+    assert table.errors == pytest.approx((0.0, 0.0, 0.2))
+    assert table.error == pytest.approx(0.2)
     prediction, width = table.predict([SMALL, LARGE], CONTEXT), half_width(table.errors, COVERAGE)
     assert prediction.low == pytest.approx(prediction.seconds * (1 - width))
     assert prediction.high == pytest.approx(prediction.seconds * (1 + width))
 
 
-def test_bounds_and_error_are_unknown_without_two_rows() -> None:
-    for table in (TABLE, TABLE.fitted([row(2.0, SMALL)])):
+def test_bounds_and_error_are_unknown_without_three_rows() -> None:
+    for rows in ([], [row(2.0, SMALL)], [row(2.0, SMALL), row(8.0, LARGE)]):
+        table = TABLE.fitted(rows)
         prediction = table.predict([SMALL], CONTEXT)
         assert table.error is None
         assert (prediction.low, prediction.high) == (0.0, math.inf)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from predictors.relative_fit import PRIOR_ERROR, Point, fit_line, half_width, leave_one_out_errors
+from predictors.relative_fit import PRIOR_ERROR, Point, fit_line, half_width, mean_error, residuals
 
 positive = st.floats(0.01, 100.0)
 points = st.lists(st.tuples(positive, positive), min_size=1, max_size=6)
@@ -48,26 +48,37 @@ def test_a_negative_offset_is_not_physical() -> None:
 
 def test_one_point_gives_a_scale() -> None:
     assert fit_line([(2.0, 3.0)]) == (1.5, 0.0)
-    assert leave_one_out_errors([(2.0, 3.0)]) == ()
 
 
-def test_errors_are_those_of_lines_that_did_not_see_the_point() -> None:
-    assert leave_one_out_errors([(1.0, 2.0), (2.0, 8.0)]) == pytest.approx((1.0, 0.5))
+@given(points)
+def test_a_line_meets_two_points_or_one_and_the_origin(at: list[Point]) -> None:
+    line = fit_line(at)
+    off = residuals(at, line)
+    assert sum(off) == pytest.approx(loss(line, at))
+    assert sum(error < 1e-6 for error in off) >= (1 if line[1] == 0 or len(at) == 1 else 2)
 
 
-def test_half_width_holds_as_many_as_stated() -> None:
-    """Errors as the prior expects them: nine of ten further ones lie within, for any number of left-out ones."""
-    rng = np.random.default_rng(0)
-    for count in (2, 5, 50):
-        held = [
-            abs(rng.normal(scale=PRIOR_ERROR)) <= half_width(rng.normal(scale=PRIOR_ERROR, size=count).tolist(), 0.9)
-            for _ in range(2000)
-        ]
-        assert 0.88 <= np.mean(held) <= 0.95
+def test_mean_error_counts_points_that_need_not_be_met() -> None:
+    assert mean_error((0.0, 0.0)) is None
+    assert mean_error((0.0, 0.03, 0.0, 0.06)) == pytest.approx(0.045)
+
+
+@pytest.mark.parametrize("count", [5, 10, 50])
+def test_half_width_holds_as_many_as_stated(count: int) -> None:
+    """Rows that scatter as the prior expects: nine of ten further ones lie within."""
+    rng, held = np.random.default_rng(0), []
+    for _ in range(300):
+        x = rng.uniform(1, 6, count + 20)
+        y = (2 * x + 1) * (1 + rng.normal(scale=PRIOR_ERROR, size=count + 20))
+        at = list(zip(x.tolist(), y.tolist(), strict=True))
+        line = fit_line(at[:count])
+        width = half_width(residuals(at[:count], line), 0.9)
+        held += [abs(y / (line[0] * x + line[1]) - 1) <= width for x, y in at[count:]]
+    assert 0.85 <= np.mean(held) <= 0.95
 
 
 def test_half_width_follows_large_errors_and_small_ones() -> None:
-    assert half_width([0.2] * 5, 0.9) > 0.2
+    assert half_width([0.0, 0.0, 0.2, 0.2, 0.2], 0.9) > 0.2
     assert half_width([0.001] * 50, 0.9) < 0.02
     with pytest.raises(ValueError, match="between 0 and 1, got 0"):
         half_width([0.1], 0.0)
