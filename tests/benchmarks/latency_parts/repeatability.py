@@ -1,7 +1,7 @@
 """Do two measurements of the same networks agree while four other processes keep the machine busy?
 
-The paired protocol of `kernels/timing.py`, network after network as a search uses it, and beside it what is usual: the
-mean wall-clock time of a number of calls. Both time a network right after each other, in two passes over all networks.
+The paired protocol of `kernels/timing.py`, several networks in turns as a search does it, and beside it what is usual:
+the mean wall-clock time of a number of calls, network after network. Two passes over all networks, both ways by turns.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ import torch
 from scipy.stats import kendalltau
 
 from kernels.device import load_backend
+from kernels.op_cost import model
 from kernels.op_spec import Context
-from kernels.reference import build
-from kernels.timing import TimingSettings, time_paired
-from nas.end_to_end import example_inputs
+from kernels.timing import TimingSettings
+from nas.end_to_end import example_inputs, measure_networks
+from predictors.measure import CHUNK
+from studies.records import Measurement
 from supernets.checkpoint import load_supernet
+from supernets.space import Architecture
 from supernets.supernet import Supernet
 from tests.benchmarks.common import print_table
 from tests.benchmarks.latency_parts.composed import BATCH, LENGTH, random_genotypes
@@ -32,23 +36,24 @@ from tests.benchmarks.latency_parts.kept import Kept, Row
 NETWORKS, LOAD, PASSES = 40, 4, 2
 _SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 WALL_WARMUPS, WALL_CALLS = 5, 20
-TIMING = TimingSettings(min_rounds=10, max_rounds=30)
+TIMING = TimingSettings(min_rounds=10, max_rounds=60)
+CONTEXT = Context(batch=BATCH, sequences=(LENGTH,))
 
 
 def run(folder: Path, kept: Kept, count: int) -> dict[str, Any]:
     """Measure what is missing of one supernet's folder, print, and return the summary."""
     supernet, _, _ = load_supernet(folder)
-    genotypes = random_genotypes(supernet.space, count)
+    architectures = [supernet.space.decode(genotype) for genotype in random_genotypes(supernet.space, count)]
+    passes = [list[Row]() for _ in range(PASSES)]
     with busy_processes(LOAD):
-        for turn in range(PASSES):
-            for number, genotype in enumerate(genotypes):
-                key = ("repeat", str(folder), supernet.hash, turn, number)
-                first = kept.rows.get(("repeat", str(folder), supernet.hash, 0, 0))
-                calibration = None if first is None else first["reference_seconds"]
-                kept.row(key, lambda g=genotype, c=calibration: _timed(supernet, g, c))  # type: ignore[misc]
+        for turn, rows in enumerate(passes):
+            for start in range(0, count, CHUNK):
+                together = architectures[start : start + CHUNK]
+                key = ("repeat", str(folder), supernet.hash, turn, start, len(together))
+                calibration = passes[0][0]["measured"][0] if passes[0] else None
+                rows.append(kept.row(key, lambda t=together, c=calibration: _timed(supernet, t, c)))  # type: ignore[misc]
             print(f"  pass {turn + 1} of {PASSES} done", flush=True)
-    rows = [[kept.rows["repeat", str(folder), supernet.hash, turn, i] for i in range(count)] for turn in range(PASSES)]
-    return _report(folder, rows)
+    return _report(folder, passes)
 
 
 @contextmanager
@@ -63,26 +68,34 @@ def busy_processes(count: int) -> Iterator[None]:
             process.wait()
 
 
-def _timed(supernet: Supernet, genotype: tuple[int, ...], calibration: float | None) -> dict[str, Any]:
-    context, backend = Context(batch=BATCH, sequences=(LENGTH,)), load_backend("cpu")
-    network = supernet.extract(supernet.space.decode(genotype))
-    inputs = example_inputs(supernet.config, context, "cpu")
+def _timed(supernet: Supernet, together: Sequence[Architecture], calibration: Row | None) -> Row:
+    """Both ways one after the other; a calibration of the reference is taken over from an earlier measurement."""
+    measured: list[Measurement] = []
+    scale = [] if calibration is None else [replace(Measurement(**calibration), op_key=model("scale", CONTEXT).key)]
+    latencies = measure_networks(
+        supernet,
+        together,
+        CONTEXT,
+        load_backend("cpu"),
+        settings=TIMING,
+        stored=scale,
+        on_measured=measured.append,
+    )
+    return {
+        "paired": [latency.seconds for latency in latencies],
+        "wall": [_wall(supernet.extract(architecture)) for architecture in together],
+        "measured": [asdict(one) for one in measured],
+    }
+
+
+def _wall(network: Any) -> float:
+    inputs = example_inputs(network.config, CONTEXT, "cpu")
 
     @torch.inference_mode()
     def call() -> object:
         return network(**inputs)
 
-    (paired,) = time_paired(
-        [call], backend=backend, reference=build(backend.reference), settings=TIMING, reference_seconds=calibration
-    )
-    return {
-        "genotype": list(genotype),
-        "paired": paired.seconds_median,
-        "noisy": paired.noisy,
-        "reference_seconds": paired.reference_seconds,
-        "load": paired.load,
-        "wall": wall_mean(call),
-    }
+    return wall_mean(call)
 
 
 def wall_mean(call: Callable[[], object]) -> float:
@@ -95,11 +108,12 @@ def wall_mean(call: Callable[[], object]) -> float:
     return (time.perf_counter() - start) / WALL_CALLS
 
 
-def _report(folder: Path, rows: Sequence[Sequence[Row]]) -> dict[str, Any]:
-    print(f"\n{folder}: {len(rows[0])} networks timed twice while {LOAD} processes keep the machine busy")
+def _report(folder: Path, passes: Sequence[Sequence[Row]]) -> dict[str, Any]:
+    count = sum(len(row["paired"]) for row in passes[0])
+    print(f"\n{folder}: {count} networks timed twice while {LOAD} processes keep the machine busy")
     summary: dict[str, Any] = {}
     for name in ("paired", "wall"):
-        first, second = (np.array([row[name] for row in one]) for one in rows)
+        first, second = (np.concatenate([row[name] for row in rows]) for rows in passes)
         difference = 100 * float(np.abs(second / first - 1).mean())
         summary[name] = {"mape": round(difference, 3), "tau": round(float(kendalltau(first, second)[0]), 4)}
     titles = {"paired": "paired protocol", "wall": "wall-clock mean, one network after the other"}
