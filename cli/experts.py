@@ -115,18 +115,24 @@ def stats(
     data: DataOption,
     text: TextOptions,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the statistics; must not exist.")],
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="For models larger than memory: takes no more than one layer, in 32 bits, and the hidden states of "
+            "the text.",
+        ),
+    ] = False,
     style: FormatOption = Format.TABLE,
     config: ConfigOption = None,
 ) -> None:
     """Run a model over text once and keep what its experts do; shows who is used, who never, and super experts."""
-    from nas.expert_stage import load_experts, open_text, text_statistics, usage
+    from nas.expert_stage import model_statistics, usage
     from supernets.staging import require_free
 
     require_free(output)
-    loaded = load_experts(model)
-    task, _ = open_text(text.settings(data), model)
     with Watch() as watch:
-        statistics = text_statistics(loaded.model, task, " ".join(data), watch.calibrated)
+        statistics = model_statistics(model, text.settings(data), " ".join(data), watch.calibrated, stream=stream)
     statistics.save(output)
     write_rows(usage(statistics), style)
 
@@ -142,6 +148,14 @@ def reduce(
     steps: Annotated[int | None, typer.Option(help="Steps of the repair.")] = None,
     data: OptionalDataOption = None,
     protect: ProtectOption = False,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="For models larger than memory: takes one layer, in 32 bits, its reduced copy twice, and the hidden "
+            "states of the text.",
+        ),
+    ] = False,
     style: FormatOption = Format.TABLE,
     config: ConfigOption = None,
 ) -> None:
@@ -150,6 +164,7 @@ def reduce(
     Stock classes load it, unless experts were merged behind a router that kept all its rows.
     """
     from nas.expert_reduction import ReductionRequest, reduce_checkpoint
+    from nas.streamed_reduction import reduce_streamed
     from supernets.staging import require_free
 
     request = ReductionRequest(
@@ -165,7 +180,7 @@ def reduce(
     )
     require_free(output)
     with Watch() as watch:
-        done = reduce_checkpoint(request, watch.repaired)
+        done = reduce_streamed(request, watch.show) if stream else reduce_checkpoint(request, watch.repaired)
     write_rows([_reduced(done)], style)
 
 

@@ -331,8 +331,8 @@ class SearchOptions:
     objective: Annotated[
         list[str] | None,
         typer.Option(
-            help="error, nll, divergence, latency, macs, parameters, active-parameters, memory or "
-            "routing-consistency; repeated; default error and latency."
+            help="error, nll, divergence, latency, macs, parameters, active-parameters, memory, "
+            "routing-consistency or cache-hit-rate; repeated; default error and latency."
         ),
     ] = None
     algorithm: Annotated[str, typer.Option(help="guided, linas, nsga2, tpe or random.")] = "guided"

@@ -15,7 +15,7 @@ from torch import nn
 from nas.expert_stage import BATCH_SIZE, OnDone, load_experts, open_text, stored_statistics, training_batches
 from nas.model_card import reduction_card
 from predictors.measure import measured_versions
-from supernets.checkpoint import LanguageModel, write_network
+from supernets.checkpoint import write_network
 from supernets.evaluation import Quality, evaluate
 from supernets.expert_bank import MoeLayer, moe_layers
 from supernets.family import Layout
@@ -89,8 +89,8 @@ def reduce_checkpoint(request: ReductionRequest, on_step: OnDone | None = None) 
     loaded = load_experts(request.model)
     text = None if request.task is None else open_text(request.task, request.model)[0]
     statistics = None if request.statistics is None else stored_statistics(request.statistics, loaded.model)
-    supernet, architecture, experts = _reduced_space(request, loaded, statistics)
-    layout: Layout = "uniform" if _is_stock(supernet, architecture) else "free"
+    supernet, architecture, experts = reduced_space(request, loaded.model, statistics)
+    layout = stock_layout(supernet, architecture)
     network = supernet.extract(architecture, layout)
     quality = {} if text is None else {"before": _judge(supernet, text), "reduced": _judge(network, text)}
     losses: tuple[float, ...] = ()
@@ -98,7 +98,7 @@ def reduce_checkpoint(request: ReductionRequest, on_step: OnDone | None = None) 
         losses = repaired(network, supernet.model, text, request.repair, request.steps, on_step)
         quality["repaired"] = _judge(network, text)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    provenance = _provenance(request, supernet, architecture, parameters, quality) | {"repair_losses": losses}
+    provenance = provenance_of(request, supernet, architecture, parameters, quality) | {"repair_losses": losses}
     write_network(
         network,
         request.folder,
@@ -107,7 +107,7 @@ def reduce_checkpoint(request: ReductionRequest, on_step: OnDone | None = None) 
         layout=layout,
         card=reduction_card(provenance),
         provenance=provenance,
-        check_inputs=_check_inputs(loaded, text),
+        check_inputs=check_inputs(supernet.config, text),
         files=supernet.side_files(architecture),
     )
     before = supernet.count_parameters(supernet.space.decode(supernet.space.largest))
@@ -160,48 +160,53 @@ def kept_count(keep: str, layer: MoeLayer) -> int:
     return max(1, round(layer.count * float(match[1]) / 100 / groups)) * groups
 
 
-def _reduced_space(
-    request: ReductionRequest, loaded: LanguageModel, statistics: RoutingStatistics | None
+def reduced_space(
+    request: ReductionRequest, model: nn.Module, statistics: RoutingStatistics | None
 ) -> tuple[Supernet, Architecture, tuple[int, int]]:
-    """A supernet of two networks, the smaller one of them, and experts per layer before and after."""
-    layers = moe_layers(loaded.model)
+    """A supernet of two networks, the smaller one of them, and experts per layer before and after.
+
+    Raises:
+        ValueError: the routers do not allow the count.
+    """
+    layers = moe_layers(model)
     full, kept = layers[0].count, kept_count(request.keep, layers[0])
     if not layers[0].least_count <= kept <= full:
         raise ValueError(
             f"cannot keep {kept} of {full} experts in every layer: its router needs at least "
             f"{layers[0].least_count} for {layers[0].top_k} per token"
         )
-    config: Any = loaded.model.config
+    config: Any = model.config
     choices = [Choice(axis=EXPERTS, options=tuple(sorted({kept, full})), layer=layer.index) for layer in layers]
     choices += [Choice(axis=OPERATOR, options=(1,), layer=layer.index, moot=(EXPERTS, full)) for layer in layers]
     depth = int(config.num_hidden_layers)
     family = family_for(config.model_type).name
     space = SearchSpace(family, depth, tuple(range(depth)), tuple(choices), {OPERATOR: (request.operator,)})
-    supernet = Supernet.wrap(loaded.model, space, statistics=statistics, protect=request.protect)
+    supernet = Supernet.wrap(model, space, statistics=statistics, protect=request.protect)
     return supernet, space.decode(space.smallest), (full, kept)
 
 
-def _is_stock(supernet: Supernet, architecture: Architecture) -> bool:
+def stock_layout(supernet: Supernet, architecture: Architecture) -> Layout:
+    """Uniform, which stock classes load, where that can express the network."""
     try:
         supernet.configured(architecture, "uniform")
     except ValueError:
-        return False
-    return True
+        return "free"
+    return "uniform"
 
 
 def _judge(network: Any, task: Task) -> Quality:
     return evaluate(network, task, VALIDATION, batch_size=BATCH_SIZE)
 
 
-def _check_inputs(loaded: LanguageModel, task: Task | None) -> dict[str, Any]:
+def check_inputs(config: Any, task: Task | None) -> dict[str, Any]:
+    """By which a written checkpoint is compared: the first validation texts, or else the first tokens there are."""
     if task is not None:
         return dict(next(task.batches(VALIDATION, BATCH_SIZE)).inputs)
-    config: Any = loaded.model.config
     length = min(CHECKED_TOKENS, int(config.max_position_embeddings))
     return {"input_ids": torch.arange(length)[None] % config.vocab_size}
 
 
-def _provenance(
+def provenance_of(
     request: ReductionRequest,
     supernet: Supernet,
     architecture: Architecture,

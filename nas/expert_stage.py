@@ -26,6 +26,8 @@ from supernets.data.encoding import DEFAULT_MAX_LENGTH
 from supernets.evaluation import evaluate
 from supernets.expert_bank import moe_layers
 from supernets.family import SpaceOptions
+from supernets.free_memory import require_memory
+from supernets.layer_stream import LayerStream, calibrate_streamed
 from supernets.routing_statistics import RoutingStatistics
 from supernets.supernet import Supernet
 from supernets.task import TRAIN, VALIDATION, Task, TaskSettings
@@ -65,15 +67,33 @@ def load_experts(source: str) -> LanguageModel:
 
     Raises:
         ValueError: no such checkpoint, one without experts, or one whose weights cannot be cut or merged.
+        ResourceError: its weights do not fit into memory.
     """
+    _require_experts(source)
+    require_memory(source, "nas experts stats and reduce hold one layer at a time with --stream")
+    loaded = load_language_model(source)
+    moe_layers(loaded.model)
+    return loaded
+
+
+def stream_experts(source: str) -> LayerStream:
+    """The same, to be run with one layer in memory.
+
+    Raises:
+        ValueError: as `load_experts`; or the source is no folder.
+    """
+    _require_experts(source)
+    if not Path(source).is_dir():
+        raise ValueError(f"--stream reads from a folder, got the name {source}; give the folder of the checkpoint")
+    return LayerStream(Path(source))
+
+
+def _require_experts(source: str) -> None:
     if not is_language_model(source):
         raise ValueError(f"{source} is no language model, which mixtures of experts are; give such a checkpoint")
     config = Path(source) / "config.json"
     if config.is_file() and "supernas_layers" in json.loads(config.read_text(encoding="utf-8")):
         raise ValueError(f"{source} has layers of different sizes already; start from the model that it was made of")
-    loaded = load_language_model(source)
-    moe_layers(loaded.model)
-    return loaded
 
 
 def open_text(settings: TaskSettings, source: str) -> tuple[Task, Any]:
@@ -81,6 +101,22 @@ def open_text(settings: TaskSettings, source: str) -> tuple[Task, Any]:
     if settings.max_length is None:
         settings = replace(settings, max_length=min(input_limit(source), DEFAULT_MAX_LENGTH))
     return open_task(settings, source)
+
+
+def model_statistics(
+    source: str, settings: TaskSettings, name: str, on_done: OnDone | None = None, *, stream: bool = False
+) -> RoutingStatistics:
+    """Calibrate a checkpoint on the training text of some settings; with `stream` from one layer in memory at a time.
+
+    Both ways give the same statistics. `on_done` receives blocks of text, or layers.
+    """
+    if not stream:
+        model = load_experts(source).model
+        return text_statistics(model, open_text(settings, source)[0], name, on_done)
+    folder = stream_experts(source).folder
+    task, _ = open_text(settings, source)
+    batches = list(training_batches(task))
+    return calibrate_streamed(folder, batches, task=name, seed=task.settings.seed, on_layer=on_done)
 
 
 def text_statistics(model: Any, task: Task, name: str, on_done: OnDone | None = None) -> RoutingStatistics:

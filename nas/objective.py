@@ -133,11 +133,16 @@ def no_settings(name: str, settings: Mapping[str, str]) -> None:
         raise ValueError(f"objective {name} has no settings, got {', '.join(settings)}")
 
 
+def only_settings(name: str, settings: Mapping[str, str], *known: str) -> None:
+    """Refuse settings that an objective does not know."""
+    if unknown := sorted(set(settings) - set(known)):
+        plural = "s" * (len(known) > 1)
+        raise ValueError(f"objective {name} knows the setting{plural} {', '.join(known)}, not {', '.join(unknown)}")
+
+
 def context_from(name: str, settings: Mapping[str, str], default: Context) -> Context:
     """The default context with an objective's ``batch``, ``sequence`` (``64`` or ``16+64``), ``threads``, ``dtype``."""
-    known = ("batch", "dtype", "sequence", "threads")
-    if unknown := sorted(set(settings) - set(known)):
-        raise ValueError(f"objective {name} knows the settings {', '.join(known)}, not {', '.join(unknown)}")
+    only_settings(name, settings, "batch", "dtype", "sequence", "threads")
     try:
         lengths = [int(length) for length in settings["sequence"].split("+")] if "sequence" in settings else None
         batch = int(settings.get("batch", default.batch))

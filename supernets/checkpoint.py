@@ -27,7 +27,7 @@ from supernets.mixture_file import MIXTURE_FILE, load_mixture, save_mixture
 from supernets.routing_statistics import RoutingStatistics
 from supernets.space import SearchSpace
 from supernets.staging import staged_folder
-from supernets.supernet import Supernet, belongs_to_source, family_for
+from supernets.supernet import Supernet, belongs_to_source, family_for, known_model_types
 
 SUPERNET_FILE = "supernet.json"
 PROVENANCE_FILE = "supernas.json"
@@ -99,6 +99,11 @@ def _config(source: str) -> Any:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"cannot read the configuration of {source}: {_first_line(error)}") from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{source} is an encoder with a decoder ({config.model_type}), but a supernet is made of one stack of "
+            f"layers; supported are encoders and decoder-only language models: {', '.join(known_model_types())}"
+        )
     family_for(config.model_type)
     return config
 
@@ -147,14 +152,18 @@ def load_language_model(source: str) -> LanguageModel:
     Raises:
         ValueError: no checkpoint there, an unsupported model type, or corrupt, incomplete or quantised weights.
     """
-    config = _config(source)
-    if getattr(config, "quantization_config", None) is not None:
-        raise ValueError(f"the weights of {source} are quantised, which cannot be cut or merged; load them in 16 bits")
+    require_unquantised(_config(source), source)
     model, missing = _load_weights("AutoModelForCausalLM", source)
     _require_all(source, missing)
     for parameter in model.parameters():  # as loaded they may lie unaligned, and round differently than copies
         parameter.data = parameter.data.clone()
     return LanguageModel(model=model.eval(), tokenizer=load_tokenizer(source), source=source)
+
+
+def require_unquantised(config: Any, source: str) -> None:
+    """ValueError where the configuration of a checkpoint says that its weights are quantised."""
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError(f"the weights of {source} are quantised, which cannot be cut or merged; load them in 16 bits")
 
 
 def _load_weights(auto_class: str, source: str, **options: Any) -> tuple[Any, list[str]]:
@@ -313,15 +322,25 @@ def write_network(
     with staged_folder(folder) as staged:
         model: Any = network
         if layout == "free":
-            modeling = f"modeling_supernas_{family.name}"
-            model.config.auto_map = {_auto_class(type(network).__name__): f"{modeling}.{type(network).__name__}"}
-            shutil.copyfile(family.modeling_file, staged / f"{modeling}.py")
+            bring_modeling(model, family, staged)
         model.save_pretrained(staged, save_original_format=layout != "free")
-        tokenizer.save_pretrained(staged)
-        for name, text in {"README.md": card, **(files or {})}.items():
-            (staged / name).write_text(text, encoding="utf-8")
-        (staged / PROVENANCE_FILE).write_text(json.dumps({**provenance, "layout": layout}, indent=2) + "\n")
+        write_companions(staged, tokenizer, {"README.md": card, **(files or {})}, {**provenance, "layout": layout})
         verify_network(staged, check_inputs, logits, sum(p.numel() for p in network.parameters()))
+
+
+def bring_modeling(network: Any, family: Family, folder: Path) -> None:
+    """Put the modelling file of a free layout beside its weights, and its name into the network's configuration."""
+    modeling, name = f"modeling_supernas_{family.name}", type(network).__name__
+    network.config.auto_map = {_auto_class(name): f"{modeling}.{name}"}
+    shutil.copyfile(family.modeling_file, folder / f"{modeling}.py")
+
+
+def write_companions(folder: Path, tokenizer: Any, texts: Mapping[str, str], provenance: Mapping[str, Any]) -> None:
+    """What lies beside weights and configuration: tokenizer, texts by file name, and where it all comes from."""
+    tokenizer.save_pretrained(folder)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n")
 
 
 def _auto_class(architecture: str) -> str:

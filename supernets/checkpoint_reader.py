@@ -8,12 +8,14 @@ Shapes: E experts, D model width, F expert width.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 _GATE_UP = (("gate_proj", "up_proj"), ("w1", "w3"))
@@ -31,7 +33,7 @@ class CheckpointReader:
             dtype: what floating-point tensors become; by default they stay.
 
         Raises:
-            ValueError: there are no safetensors.
+            ValueError: there are no safetensors, or damaged ones.
         """
         self.folder = folder
         self.dtype = dtype
@@ -39,10 +41,19 @@ class CheckpointReader:
         if index.exists():
             self._files: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         elif (folder / "model.safetensors").exists():
-            with safe_open(folder / "model.safetensors", "pt") as file:
+            with self._opened("model.safetensors") as file:
                 self._files = dict.fromkeys(file.keys(), "model.safetensors")
         else:
             raise ValueError(f"{folder} holds no model.safetensors; save the checkpoint as safetensors first")
+
+    def count_elements(self) -> int:
+        """Of all tensors together, without reading them."""
+        total = 0
+        for name in sorted(set(self._files.values())):
+            with self._opened(name) as file:
+                names = file.keys()
+                total += sum(prod(file.get_slice(tensor).get_shape()) for tensor in names)
+        return total
 
     def tensor(self, name: str, shape: Sequence[int]) -> Tensor:
         """A tensor by its name in memory.
@@ -83,7 +94,17 @@ class CheckpointReader:
     def _read(self, stored: str) -> Tensor:
         if stored not in self._files:
             raise ValueError(f"{self.folder} has no {stored}: the checkpoint is incomplete")
-        file: Any
-        with safe_open(self.folder / self._files[stored], "pt") as file:
-            tensor: Tensor = file.get_tensor(stored)
+        with self._opened(self._files[stored]) as file:
+            # As mapped it may lie unaligned, and round differently than a copy.
+            tensor: Tensor = file.get_tensor(stored).clone()
             return tensor
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[Any]:
+        try:
+            with safe_open(self.folder / name, "pt") as file:
+                yield file
+        except (OSError, SafetensorError) as error:
+            raise ValueError(
+                f"cannot read {self.folder / name} ({error}); fetch or save the checkpoint anew"
+            ) from error

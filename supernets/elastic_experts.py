@@ -184,8 +184,12 @@ class ElasticExperts(nn.Module):
 
     def forget(self) -> None:
         """Drop everything derived from weights, after they changed in a way that torch does not count."""
-        self._kept.clear()
+        self.release()
         self._plans.clear()
+
+    def release(self) -> None:
+        """Drop kept weights; what was decided by them stays."""
+        self._kept.clear()
 
     def padded(self, architecture: Architecture, count: int) -> dict[str, Tensor]:
         """The tensors of a block of `count` >= r experts of which the added ones are zero and never chosen.

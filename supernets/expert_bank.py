@@ -84,8 +84,9 @@ class ExpertBank:
 
     def norms(self) -> Tensor:
         """(E,): the Euclidean norm of all weights of each expert, float64."""
-        squares = [tensor.double().flatten(1).square().sum(1) for tensor in self.tensors().values()]
-        return torch.stack(squares).sum(0).sqrt()
+        experts = zip(*self.tensors().values(), strict=True)  # one by one: all in float64 would take twice the layer
+        squares = [sum(tensor.double().square().sum() for tensor in expert) for expert in experts]
+        return torch.stack(squares).sqrt()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,6 +213,13 @@ def moe_layers(model: nn.Module) -> tuple[MoeLayer, ...]:
         kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
         raise ValueError(f"the model ({kind}) has no mixture-of-experts layer; choose a sparse checkpoint")
     return tuple(found)
+
+
+def check_router(layer: MoeLayer) -> None:
+    """ValueError if a router is not finite; one whose weights are not there yet passes."""
+    weight = layer.router.weight
+    if not weight.is_meta and not bool(weight.isfinite().all()):
+        raise ValueError(f"the router of layer {layer.index} holds NaN or infinity; the checkpoint is damaged")
 
 
 def fused_experts(block: nn.Module) -> Any:

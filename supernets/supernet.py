@@ -33,12 +33,19 @@ SOURCE = "weight_source"
 
 def family_for(model_type: str) -> Family:
     """The family that declares a model type; ValueError naming the supported ones otherwise."""
-    families = [cast("Family", FAMILIES.load(name)) for name in FAMILIES.names()]
-    for family in families:
+    for family in _families():
         if model_type in family.model_types:
             return family
-    known = sorted(name for family in families for name in family.model_types)
-    raise ValueError(f"model type {model_type!r} is not supported; supported are {', '.join(known)}")
+    raise ValueError(f"model type {model_type!r} is not supported; supported are {', '.join(known_model_types())}")
+
+
+def known_model_types() -> list[str]:
+    """Of all families, sorted."""
+    return sorted(name for family in _families() for name in family.model_types)
+
+
+def _families() -> list[Family]:
+    return [cast("Family", FAMILIES.load(name)) for name in FAMILIES.names()]
 
 
 class Supernet:
@@ -232,31 +239,44 @@ class Supernet:
                     sizes |= self.experts[choice.index].sizes(choice)
         return config
 
-    def _state(self, architecture: Architecture, layout: Layout) -> Iterator[tuple[str, Tensor]]:
-        """State of a sub-network under its own layer numbers; elastic parameters come through the seam."""
-        prefix = self.family.layers_name(self.model) + "."
-        position = {layer.index: i for i, layer in enumerate(architecture.layers)}
-        state = dict(self.model.state_dict())
+    def layer_state(self, architecture: Architecture, index: int, layout: Layout = "free") -> dict[str, Tensor]:
+        """State of a kept layer by names within it; elastic parameters come through the seam."""
+        path = f"{self.family.layers_name(self.model)}.{index}."
+        state: dict[str, Tensor] = dict(self.model.get_submodule(path[:-1]).state_dict())
         for name, module in self.elastic.items():
-            if int(name.removeprefix(prefix).partition(".")[0]) in position:
+            if name.startswith(path):
                 weight, bias = self.seam.source.weights(module.slot, module.weight, module.bias, architecture)
-                state[f"{name}.weight"] = weight.contiguous()
-                if bias is not None:
-                    state[f"{name}.bias"] = bias.contiguous()
-        most = max((block.sizes(c)["experts"] for c, block in self._sparse(architecture)), default=0)
-        for _, block in self._sparse(architecture):
-            name = block.layer.name
-            for child in [child for child in state if child.startswith(f"{name}.")]:
-                del state[child]
-            tensors = block.padded(architecture, most) if layout == "padded" else block.tensors(architecture)
-            state |= {f"{name}.{child}": tensor.contiguous() for child, tensor in tensors.items()}
-        for name, tensor in state.items():
-            if name.startswith(prefix):
-                index, _, rest = name.removeprefix(prefix).partition(".")
-                if int(index) in position:
-                    yield f"{prefix}{position[int(index)]}.{rest}", tensor
-            elif not belongs_to_source(name):
+                tensors = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+                state |= {f"{name.removeprefix(path)}.{kind}": tensor.contiguous() for kind, tensor in tensors.items()}
+        if (block := self.experts.get(index)) is not None:
+            name = f"{block.layer.name.removeprefix(path)}."
+            state = {child: tensor for child, tensor in state.items() if not child.startswith(name)}
+            if layout == "padded":
+                most = max(other.sizes(choice)["experts"] for choice, other in self._sparse(architecture))
+                made = block.padded(architecture, most)
+            else:
+                made = block.tensors(architecture)
+            state |= {f"{name}{child}": tensor.contiguous() for child, tensor in made.items()}
+        return state
+
+    def release(self, index: int) -> None:
+        """Drop what is kept of a layer's weights, so that they can go."""
+        path = f"{self.family.layers_name(self.model)}.{index}."
+        for name, module in self.elastic.items():
+            if name.startswith(path):
+                module.forget()
+        if index in self.experts:
+            self.experts[index].release()
+
+    def _state(self, architecture: Architecture, layout: Layout) -> Iterator[tuple[str, Tensor]]:
+        """State of a sub-network under its own layer numbers."""
+        prefix = f"{self.family.layers_name(self.model)}."
+        for name, tensor in self.model.state_dict().items():
+            if not name.startswith(prefix) and not belongs_to_source(name):
                 yield name, tensor
+        for position, choice in enumerate(architecture.layers):
+            for name, tensor in self.layer_state(architecture, choice.index, layout).items():
+                yield f"{prefix}{position}.{name}", tensor
 
     def _sparse(self, architecture: Architecture) -> list[tuple[LayerChoice, ElasticExperts]]:
         """The kept mixture-of-experts layers."""

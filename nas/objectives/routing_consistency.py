@@ -9,20 +9,15 @@ Shapes: B texts of a batch, T tokens of each, k choices per token, E experts, P 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from nas.objective import Bindings, BoundObjective, sorted_settings
+from nas.expert_choices import expert_choices
+from nas.objective import Bindings, BoundObjective, only_settings, sorted_settings
 from nas.quality import quality_value, reusable
 from studies.records import Genotype, Objective, Value
-from supernets.elastic_experts import ElasticExperts
-from supernets.evaluation import autocast
-from supernets.expert_bank import router_name
-from supernets.space import Architecture
 
 SEGMENT = 16
 
@@ -35,8 +30,10 @@ def build(settings: Mapping[str, str], bindings: Bindings) -> BoundObjective:
     )
 
     def evaluate(genotype: Genotype) -> Value:
-        number = best_f1(_histogram(bindings, genotype, segment)) if bindings.supernet.experts else 1.0
-        return quality_value(objective, bindings, number)
+        total = torch.zeros(segment + 1, dtype=torch.long)
+        for layer in expert_choices(bindings, genotype) if bindings.supernet.experts else ():
+            total += segment_counts(layer.chosen_BTk, segment)
+        return quality_value(objective, bindings, best_f1(total))
 
     return BoundObjective(objective=objective, exact=False, evaluate=evaluate, reuse=reusable(bindings))
 
@@ -66,53 +63,8 @@ def segment_counts(chosen_BTk: Tensor, segment: int) -> Tensor:
 
 
 def _segment(settings: Mapping[str, str]) -> int:
-    if unknown := sorted(set(settings) - {"segment"}):
-        raise ValueError(f"objective routing-consistency knows the setting segment, not {', '.join(unknown)}")
+    only_settings("routing-consistency", settings, "segment")
     text = settings.get("segment", str(SEGMENT))
     if not text.isdecimal() or int(text) < 2:
         raise ValueError(f"segment of routing-consistency is a number of tokens, 2 or more, got {text}")
     return int(text)
-
-
-@torch.no_grad()
-def _histogram(bindings: Bindings, genotype: Genotype, segment: int) -> Tensor:
-    supernet = bindings.supernet
-    architecture = supernet.space.decode(genotype)
-    supernet.model.eval()
-    total = torch.zeros(segment + 1, dtype=torch.long)
-    batches = bindings.task.batches(bindings.split, bindings.batch_size, indices=bindings.passes.indices)
-    layers = [supernet.experts[layer] for layer in architecture.by_index if layer in supernet.experts]
-    with supernet.active(architecture), autocast(bindings.precision, bindings.device), ExitStack() as stack:
-        seen = [stack.enter_context(_choices(block, architecture)) for block in layers]
-        for batch in batches:
-            supernet(**batch.to(bindings.device).inputs)
-            for chosen in seen:
-                total += segment_counts(chosen.pop().view(len(batch), -1, chosen.k), segment)
-    return total
-
-
-class _Chosen(list[Tensor]):
-    """Choices [B * T, k] of the calls so far that nobody has taken yet."""
-
-    k = 0
-
-
-@contextmanager
-def _choices(block: ElasticExperts, architecture: Architecture) -> Iterator[_Chosen]:
-    """What the router of one layer chooses, by number of the expert that answers; -1 where a constant does."""
-    chosen, choice = _Chosen(), architecture.by_index[block.layer.index]
-    expert_map = block.tensors(architecture).get("experts.expert_map")
-    experts = block.sizes(choice)["experts"]
-
-    def see(_: object, __: object, output: Any) -> None:
-        rows = output[-1]
-        numbers = rows if expert_map is None else expert_map[rows]
-        chosen.append(numbers.masked_fill(numbers >= experts, -1).cpu())
-        chosen.k = rows.shape[-1]
-
-    small = block.block(choice)
-    handle = getattr(small, router_name(small)).register_forward_hook(see)
-    try:
-        yield chosen
-    finally:
-        handle.remove()

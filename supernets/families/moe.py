@@ -16,7 +16,7 @@ from torch import nn
 from kernels.op_spec import Context, OpSpec
 from supernets import decoder_ops
 from supernets.elastic import ElasticGroup, Member
-from supernets.expert_bank import MoeLayer, moe_layers, router_name
+from supernets.expert_bank import MoeLayer, check_router, moe_layers, router_name
 from supernets.family import Family, Layout, SpaceOptions, evenly_spaced
 from supernets.modeling import moe as moe_modeling
 from supernets.moe_layout import MoELayout
@@ -68,8 +68,7 @@ class MoeFamily(Family):
         """
         layers = moe_layers(model)
         for layer in layers:
-            if not bool(layer.router.weight.isfinite().all()):
-                raise ValueError(f"the router of layer {layer.index} holds NaN or infinity; the checkpoint is damaged")
+            check_router(layer)
         return layers
 
     def default_space(self, config: Any, options: SpaceOptions) -> SearchSpace:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -18,27 +17,11 @@ from cli.errors import ExitCode
 from cli.main import run
 from studies.store import StudyStore
 from supernets.checkpoint import load_exported
-from supernets.data.byte_tokenizer import VOCABULARY, byte_tokenizer
 from tests.toy_job import write_checkpoint
-from tests.toy_moe import toy_moe
+from tests.toy_moe_job import write_experts, write_switch, write_text
 
 TEXT = ("--max-length", "24")
 SPACE = ("--expert-options", "4", "--top-k-options", "2", "--operator", "reap", "--operator", "uncurl")
-WORDS = ["experts", "routers", "tokens", "layers", "keep", "drop", "merge", "the", "of", "a", "and"]
-
-
-def write_experts(folder: Path, kind: str = "qwen3_moe", **changes: Any) -> Path:
-    """A tiny random mixture of experts that reads bytes."""
-    model: Any = toy_moe(kind, vocab_size=VOCABULARY, eos_token_id=VOCABULARY - 1, bos_token_id=None, **changes)
-    model.save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
-
-
-def write_text(path: Path, words: int = 300) -> Path:
-    rng = random.Random(0)
-    path.write_text(" ".join(rng.choice(WORDS) for _ in range(words)))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +219,11 @@ STATS: dict[str, tuple[Arguments, str]] = {
     "dense": (
         lambda j, t: [write_experts(t / "dense", mlp_only_layers=[0, 1]), "--data", j / "text.txt"],
         "has no mixture-of-experts layer",
+    ),
+    "encoder and decoder": (
+        lambda j, t: [write_switch(t / "switch"), "--data", j / "text.txt"],
+        "is an encoder with a decoder (switch_transformers), but a supernet is made of one stack of layers; "
+        "supported are encoders and decoder-only language models: bert, deepseek_v2, deepseek_v3, ",
     ),
     "empty text": (lambda j, t: [j / "model", "--data", blank(t / "e.txt")], "holds no text"),
     "short text": (lambda j, t: [j / "model", "--data", blank(t / "s.txt", "two words")], "not even one block of 24"),

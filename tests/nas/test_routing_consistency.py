@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas.expert_choices import expert_choices
 from nas.objective import bind
 from nas.objectives.routing_consistency import best_f1, segment_counts
-from supernets.elastic_experts import ElasticExperts
 from tests.toy_bindings import tiny_bindings
-from tests.toy_experts import LENGTH, expert_bindings, expert_supernet
+from tests.toy_experts import expert_bindings
 
 
 def slow_srp(chosen_BTk: torch.Tensor, segment: int) -> float:
@@ -43,30 +43,13 @@ def test_always_the_same_experts_is_perfect_and_changing_ones_are_not() -> None:
     assert best_f1(segment_counts(changing, 4)) == pytest.approx(0.4), "all four: 2 * 1 / (4 + 1)"
 
 
-def test_the_choices_are_those_of_the_network() -> None:
-    """Merged experts count once, constants not at all."""
-    bindings = expert_bindings(supernet=expert_supernet(operators=("mone", "uncurl")), batch_size=5)
-    supernet = bindings.supernet
-    for genotype in (supernet.space.smallest, supernet.space.middle):
-        architecture = supernet.space.decode(genotype)
-        network = supernet.extract(architecture)
-        chosen: dict[int, list[torch.Tensor]] = {}
-        for choice in architecture.layers:
-            block = network.get_submodule(f"model.layers.{choice.index}.mlp")
-            elastic: ElasticExperts = supernet.experts[choice.index]
-            lead = elastic.tensors(architecture).get("experts.expert_map", torch.arange(8))
-            count, seen = elastic.sizes(choice)["experts"], chosen.setdefault(choice.index, [])
-            block.get_submodule("gate").register_forward_hook(
-                lambda _, __, out, lead=lead, count=count, seen=seen: seen.append(
-                    torch.where(lead[out[-1]] < count, lead[out[-1]], -1)
-                )
-            )
-        for batch in bindings.task.batches("validation", 1):
-            network(**batch.inputs)
-        total = sum(segment_counts(one.view(1, LENGTH, -1), 4) for layer in chosen.values() for one in layer)
-        value = bind("routing-consistency:segment=4", bindings).evaluate(genotype)
-        assert isinstance(total, torch.Tensor)
-        assert value.number == pytest.approx(best_f1(total))
+def test_the_objective_counts_over_all_layers_and_batches() -> None:
+    bindings = expert_bindings(batch_size=5)
+    for genotype in (bindings.supernet.space.smallest, bindings.supernet.space.largest):
+        total = torch.zeros(5, dtype=torch.long)
+        for layer in expert_choices(bindings, genotype):
+            total += segment_counts(layer.chosen_BTk, 4)
+        assert bind("routing-consistency:segment=4", bindings).evaluate(genotype).number == best_f1(total)
 
 
 def test_settings_are_checked_and_dense_networks_are_perfect() -> None:
