@@ -1,8 +1,8 @@
 """How well latencies are measured, predicted and carried to other devices. `make bench-latency`
 
 Parts: `tables` needs files of published latencies in HAT's format (CSV=), `transfer` those and, if given, the table of
-NAS-Bench-201 (NB201=); `repeatability` and `composed` need the folder of the demo, or of any job, with its supernet.
-A part without its input is skipped, and says so. Rows are kept as they are finished; a stopped run goes on.
+NAS-Bench-201 (NB201=); `repeatability` and `composed` need the folders of the demonstrations, or of any jobs. A part
+without its input is skipped, and says so. Rows are kept as they are finished; a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from tests.benchmarks.common import RESULTS, finish, quiet
 from tests.benchmarks.latency_parts import composed, hat, repeatability, transfers
 from tests.benchmarks.latency_parts.cells import read_cells
 from tests.benchmarks.latency_parts.kept import Kept
+from tests.benchmarks.latency_parts.wide_experts import wide_experts
 
 PARTS = ("tables", "transfer", "repeatability", "composed")
+DEMO, DEMO_MOE = Path("demo"), Path("demo-moe")
 TABLES, TIMES = RESULTS / "latency_tables.jsonl", RESULTS / "latency_repeatability.jsonl"
 
 
@@ -34,16 +36,15 @@ def main() -> None:
         options, "transfer", bool(tables or options.nb201), "--csv or --nb201"
     ):
         result |= on_tables(options, tables)
-    folders = [folder / "supernet" for folder in options.folder]
-    there = [folder for folder in folders if folder.exists()]
-    if wanted(options, "repeatability", bool(there), "--folder, or `make demo` first"):
+    there = [folder for folder in supernets(options.folder) if folder.exists()]
+    if wanted(options, "repeatability", bool(there), "--folder, or `make demo demo-moe` first"):
         kept = Kept(TIMES, fresh=options.full)
         found = {str(folder): repeatability.run(folder, kept, options.networks) for folder in there}
         kept.finish({"benchmark": "latency, repeatability"})
         result["repeatability_mape"] = max(each["paired"]["mape"] for each in found.values())
         result["repeatability_tau"] = min(each["paired"]["tau"] for each in found.values())
         result["repeatability"] = found
-    if wanted(options, "composed", bool(there), "--folder, or `make demo` first"):
+    if wanted(options, "composed", bool(there), "--folder, or `make demo demo-moe` first"):
         training = max(composed.NETWORK_ROWS) if options.full else options.training
         found = {str(folder): composed.run(folder, options.unseen, training) for folder in there}
         own = [next(iter(each["predictors"].values())) for each in found.values()]
@@ -60,7 +61,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--csv", nargs="*", type=Path, default=[], help="tables of latencies in HAT's format")
     parser.add_argument("--nb201", type=Path, help="NAS-Bench-201 with latencies of two devices")
-    parser.add_argument("--folder", nargs="*", type=Path, default=[Path("demo")], help="of jobs with a supernet")
+    parser.add_argument("--folder", nargs="*", type=Path, help="of jobs with a supernet; default those of the demos")
     parser.add_argument("--splits", type=int, default=hat.SPLITS)
     parser.add_argument("--sizes", nargs="+", type=int, default=hat.SIZES)
     parser.add_argument("--models", nargs="+", choices=hat.MODELS, default=hat.MODELS)
@@ -69,6 +70,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--training", type=int, default=100, help="networks the opponents learn from")
     parser.add_argument("--full", action="store_true", help="forget kept rows; opponents learn from up to 400 networks")
     return parser.parse_args()
+
+
+def supernets(folders: list[Path] | None) -> list[Path]:
+    """Of the given jobs; by default of the two demonstrations, the second one's in a wider space."""
+    if folders is None:
+        folders = [DEMO, *([wide_experts(DEMO_MOE)] if (DEMO_MOE / "statistics").exists() else [])]
+    return [folder / "supernet" for folder in folders]
 
 
 def wanted(options: argparse.Namespace, part: str, has_input: bool, remedy: str) -> bool:
