@@ -167,8 +167,8 @@ def layouts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> moe_layouts.Layout
     @cache
     def table(found: moe_layouts.Layouts) -> LatencyTable:
         space, supernet = found.space, found.supernet
-        every = [space.decode(found.genotype("reap", [n, n], k)) for n in range(2, 9) for k in (1, 2)]
-        every += [space.decode(found.genotype("m-smoe", [n, n], k)) for n in range(2, 9) for k in (1, 2)]
+        choices = product(("reap", "m-smoe", "mone"), range(2, 9), (1, 2))
+        every = [space.decode(found.genotype(operator, [n, n], k)) for operator, n, k in choices]
         ops = [op for one in every for op in supernet.ops(one, moe_layouts.CONTEXT)]
         return LatencyTable(device="none", seconds={op.key: 1e-9 * op.flops + 1e-6 for op in ops})
 

@@ -42,5 +42,5 @@ def expert_bindings(**changes: Any) -> Bindings:
     supernet = changes.pop("supernet", None) or expert_supernet()
     decoded = map(supernet.space.decode, covering(supernet.space))
     ops = [op for architecture in decoded for op in supernet.ops(architecture, CONTEXT)]
-    table = LatencyTable(device=DEVICE, seconds={op.key: 1e-4 + 1e-9 * op.flops for op in ops}, errors=(0.02, 0.04))
+    table = LatencyTable(device=DEVICE, seconds={op.key: 1e-4 + 1e-9 * op.flops for op in ops}, errors=(0, 0, 0.03))
     return Bindings(**{"supernet": supernet, "task": toy_text(), "context": CONTEXT, "table": table, **changes})

@@ -163,17 +163,18 @@ def test_only_so_much_weight_is_timed_in_turns(monkeypatch: pytest.MonkeyPatch) 
     assert latencies[0] == latencies[2]
 
 
-def test_the_timed_call_is_the_extracted_network_on_the_example() -> None:
+def test_timed_are_the_extracted_network_and_the_smallest_on_the_example() -> None:
     supernet, backend = tiny_supernet(), CallCounter()
     genotype: Genotype = supernet.space.middle
     architecture = supernet.space.decode(genotype)
     measure_networks(supernet, [architecture], CONTEXT.at(4), backend)
     inputs = example_inputs(supernet.config, CONTEXT.at(4), "cpu")
+    smallest = supernet.space.decode(supernet.space.smallest)
     with torch.no_grad():
-        expected = supernet.extract(architecture)(**inputs).logits
+        expected = [supernet.extract(one)(**inputs).logits for one in (smallest, architecture)]
     found = [output.logits for output in backend.outputs if hasattr(output, "logits")]
-    assert found
-    assert all(torch.equal(logits, expected) for logits in found)
+    seen = [[torch.equal(logits, one) for one in expected].index(True) for logits in found]
+    assert {0, 1} == set(seen)
 
 
 def test_rows_of_a_network_follow_its_shape_and_not_its_weights() -> None:
