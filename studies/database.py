@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,13 +10,22 @@ from typing import Self
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, select, table, text
 from sqlalchemy import column as sql_column
-from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, IntegrityError, NoSuchModuleError, ProgrammingError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+)
 
 from studies.errors import StorageError
 from studies.schema import REVISION, VERSION_TABLE
 
 BUSY_SECONDS = 60
 """How long a writer waits for another one on SQLite."""
+_RETRY_SECONDS = 0.02
 
 UPGRADE_LOCK = 7_305_814
 """Number of the PostgreSQL advisory lock that lets one process at a time create or upgrade the tables."""
@@ -114,10 +124,22 @@ class Database:
             _upgrade(connection, _revision(connection, self.name), self.name)
 
     def _use_write_ahead_log(self) -> None:
-        """The mode stays with the file; it cannot be set inside a transaction."""
-        if self._engine.dialect.name == "sqlite":
-            with self._one_line_errors(), self._engine.execution_options(begin=None).connect() as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        """The mode stays with the file; it cannot be set inside a transaction.
+
+        Beside another writer SQLite refuses at once, however long its timeout is.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return
+        until = time.monotonic() + BUSY_SECONDS
+        with self._one_line_errors(), self._engine.execution_options(begin=None).connect() as connection:
+            while True:
+                try:
+                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+                    return
+                except OperationalError as error:
+                    if getattr(error.orig, "sqlite_errorname", "") != "SQLITE_BUSY" or time.monotonic() > until:
+                        raise
+                time.sleep(_RETRY_SECONDS)
 
 
 def _parse(url: str) -> URL:

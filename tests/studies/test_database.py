@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -90,6 +91,17 @@ def test_many_may_create_the_same_file_at_once(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(run, range(4))) == {"[]\n"}
+
+
+def test_a_file_that_another_process_is_writing_is_waited_for(tmp_path: Path) -> None:
+    writer = sqlite3.connect(tmp_path / "nas.db", isolation_level=None, check_same_thread=False)
+    writer.execute("BEGIN IMMEDIATE")
+    timer = Timer(0.2, writer.execute, ["COMMIT"])
+    timer.start()
+    with StudyStore.open(f"sqlite:///{tmp_path}/nas.db") as store:
+        assert store.studies() == []
+    timer.join()
+    writer.close()
 
 
 def test_opening_an_up_to_date_store_needs_no_migrations(tmp_path: Path) -> None:
