@@ -31,7 +31,7 @@ def fit_line(points: Sequence[Point]) -> tuple[float, float]:
 
 
 def residuals(points: Sequence[Point], line: tuple[float, float]) -> tuple[float, ...]:
-    """For every point, by how much of its y a (scale, offset) is off; at least two of a fitted line's are zero."""
+    """For every point, by how much of its y a (scale, offset) is off; a fitted line meets two, or one and (0, 0)."""
     scale, offset = line
     return tuple(abs(scale * x + offset - y) / y for x, y in points)
 
