@@ -18,7 +18,8 @@ loops (the published one would have ended after 8 at 400 evaluations, since it p
 decide nothing are masked, as its BERT encoding does; C is tried in 5 steps rather than 100, because the full grid costs
 over a minute of processor time per loop at 400 evaluations; an inner search whose population did not change for 50
 generations ends. Ridge regressions of all alphas share one singular value decomposition per fold, support-vector
-machines one kernel matrix, and predictions are made for whole generations at once, which changes no number.
+machines of all objectives one kernel matrix, predictions are made for whole generations at once, and the inner search
+runs on arrays (`_arrays.py`), which changes no number.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from typing import Any
 import numpy as np
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.algorithms.moo.unsga3 import UNSGA3
-from pymoo.core.termination import NoTermination
 from pymoo.operators.crossover.sbx import SBX
 from pymoo.operators.mutation.pm import PM
 from pymoo.operators.repair.rounding import RoundingRepair
 from pymoo.operators.sampling.rnd import IntegerRandomSampling
 from pymoo.util.ref_dirs import get_reference_directions
+from sklearn import config_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import rbf_kernel
@@ -47,9 +48,9 @@ from sklearn.svm import SVR
 from nas.algorithm import AlgorithmSettings, Costs, Ledger, Search, SearchProblem
 from studies.records import Genotype, Objective
 from supernets.space import SearchSpace
-from tests.benchmarks.race.opponents._mating import ArrayMating
+from tests.benchmarks.race.opponents._arrays import ArrayEvolution
 from tests.benchmarks.race.opponents._pool import one_hot, training_data
-from tests.benchmarks.race.opponents._pymoo import IntegerProblem, genotypes_of, set_costs
+from tests.benchmarks.race.opponents._pymoo import IntegerProblem, finite
 
 POPULATION, INNER_EVALUATIONS, UNCHANGED = 50, 20_000, 50
 STALE_LOOPS, LOOPS = 5, 12
@@ -57,6 +58,8 @@ ALPHAS, REGULARISATIONS = np.arange(0.1, 10.1, 0.1), np.array([1.0, 10.0, 25.0, 
 _FULL_ACCURACY = {"fraction": 1.0, "%": 100.0}
 _ITERATIONS = 1_000_000
 Predict = Callable[[Sequence[Genotype]], Costs]
+Model = Callable[[Costs, Costs], Costs]
+"""Labels of R rows from their features, ``[R, F]``, and their kernel with the N measured ones, ``[R, N]``."""
 
 
 def linas(problem: SearchProblem, settings: AlgorithmSettings, mutation: Any, constrained: bool) -> Search:
@@ -85,22 +88,24 @@ def linas(problem: SearchProblem, settings: AlgorithmSettings, mutation: Any, co
 def evolve(problem: SearchProblem, predict: Predict, seed: int, mutation: Any, constrained: bool) -> list[Genotype]:
     """The final population of the inner search."""
     objectives = len(problem.objectives)
-    algorithm = _inner(objectives, mutation)
-    algorithm.mating = ArrayMating(algorithm.mating)
-    algorithm.setup(IntegerProblem(problem.space, objectives), termination=NoTermination(), seed=seed)
+    evolution = ArrayEvolution(_inner(objectives, mutation), IntegerProblem(problem.space, objectives), seed)
+    canonical = cache(problem.space.canonical)
     population: list[Genotype] = []
     unchanged = 0
     for _ in range(INNER_EVALUATIONS // POPULATION):
-        infills = algorithm.ask()
-        if infills is None or len(infills) == 0 or unchanged == UNCHANGED:
+        asked = _genotypes(evolution.ask())
+        if not asked or unchanged == UNCHANGED:
             break
-        costs = predict([problem.space.canonical(genotype) for genotype in genotypes_of(infills)])
+        costs = predict([canonical(genotype) for genotype in asked])
         violations = problem.violations(costs) if constrained else np.zeros(len(costs))
-        set_costs(infills, problem.minimised(costs), violations)
-        algorithm.tell(infills=infills)
-        before, population = population, sorted(genotypes_of(algorithm.pop))
+        evolution.tell(finite(problem.minimised(costs)), finite(violations))
+        before, population = population, sorted(_genotypes(evolution.population))
         unchanged = unchanged + 1 if population == before else 0
-    return genotypes_of(algorithm.pop)
+    return _genotypes(evolution.population)
+
+
+def _genotypes(genes_PG: Any) -> list[Genotype]:
+    return [tuple(row) for row in genes_PG.tolist()]
 
 
 def _inner(objectives: int, mutation: Any) -> Any:
@@ -143,37 +148,39 @@ def train(ledger: Ledger) -> Predict | None:
     used_F = np.flatnonzero(features_NF.var(axis=0))
     if not len(used_F):
         return None
+    features_NF, gamma = features_NF[:, used_F], 1 / len(used_F)
+    kernel_NN = rbf_kernel(features_NF, gamma=gamma)
     predictors = [
-        _predictor(features_NF[:, used_F], costs_N, objective)
+        _predictor(features_NF, kernel_NN, costs_N, objective)
         for costs_N, objective in zip(costs_NM.T, problem.columns, strict=True)
     ]
 
     def predict(asked: Sequence[Genotype]) -> Costs:
-        rows_NF = one_hot(problem.space, asked)[:, used_F]
-        return np.column_stack([predictor(rows_NF) for predictor in predictors])
+        rows_RF = one_hot(problem.space, asked)[:, used_F]
+        with config_context(assume_finite=True, skip_parameter_validation=True):
+            kernel_RN = rbf_kernel(rows_RF, features_NF, gamma=gamma)
+            return np.column_stack([predictor(rows_RF, kernel_RN) for predictor in predictors])
 
     return predict
 
 
-def _predictor(features_NF: Costs, costs_N: Costs, objective: Objective) -> Callable[[Costs], Costs]:
+def _predictor(features_NF: Costs, kernel_NN: Costs, costs_N: Costs, objective: Objective) -> Model:
     full = _FULL_ACCURACY.get(objective.unit) if objective.name == "error" else None
     labels_N = costs_N if full is None else full - costs_N
     largest = float(np.abs(labels_N).max())
     scale = 10.0 ** (np.floor(np.log10(largest)) - 1.0) if largest > 0 else 1.0
-    best = _better_model(features_NF, labels_N / scale)
+    best = _better_model(features_NF, kernel_NN, labels_N / scale)
 
-    def predict(rows_NF: Costs) -> Costs:
-        predicted = best(rows_NF) * scale
+    def predict(rows_RF: Costs, kernel_RN: Costs) -> Costs:
+        predicted = best(rows_RF, kernel_RN) * scale
         return predicted if full is None else full - predicted
 
     return predict
 
 
-def _better_model(features_NF: Costs, labels_N: Costs) -> Callable[[Costs], Costs]:
+def _better_model(features_NF: Costs, kernel_NN: Costs, labels_N: Costs) -> Model:
     """Ridge or support-vector regression, each with its best setting."""
     alpha, ridge_error = best_alpha(features_NF, labels_N)
-    gamma = 1 / features_NF.shape[1]
-    kernel_NN = rbf_kernel(features_NF, gamma=gamma)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         machines = GridSearchCV(
@@ -183,8 +190,9 @@ def _better_model(features_NF: Costs, labels_N: Costs) -> Callable[[Costs], Cost
         ).fit(kernel_NN, labels_N)
     if ridge_error <= -machines.best_score_:
         ridge = Ridge(alpha=alpha).fit(features_NF, labels_N)
-        return lambda rows_NF: np.asarray(ridge.predict(rows_NF))
-    return lambda rows_NF: np.asarray(machines.predict(rbf_kernel(rows_NF, features_NF, gamma=gamma)))
+        return lambda rows_RF, kernel_RN: np.asarray(ridge.predict(rows_RF))
+    machine = machines.best_estimator_
+    return lambda rows_RF, kernel_RN: np.asarray(machine.predict(kernel_RN))
 
 
 def best_alpha(features_NF: Costs, labels_N: Costs) -> tuple[float, float]:

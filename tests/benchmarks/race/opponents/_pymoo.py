@@ -75,8 +75,12 @@ def genotypes_of(individuals: Any) -> list[Genotype]:
 
 def set_costs(individuals: Any, costs: Costs, violations: Costs) -> None:
     """Tell individuals their costs; a failed or unknown one is very bad."""
-    finite = np.nan_to_num(costs, nan=_WORST, posinf=_WORST)
-    individuals.set("F", finite, "G", np.minimum(violations, _WORST)[:, None])
+    individuals.set("F", finite(costs), "G", finite(violations)[:, None])
+
+
+def finite(costs: Costs) -> Costs:
+    """Costs or violations where a failed or unknown one is very bad."""
+    return np.nan_to_num(costs, nan=_WORST, posinf=_WORST)
 
 
 class _Crossover(Crossover):  # type: ignore[misc]
