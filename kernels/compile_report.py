@@ -1,6 +1,7 @@
 """What triton's compiler makes of every kernel for GPUs that are not here, and whether that is good enough to ship.
 
 No GPU is needed and no speed is claimed: registers, spills, shared memory and instructions are facts about the code.
+Those of every cell are on record in `compiled.json`; `make check-kernels` compares.
 Compile in another process than the interpreter: triton cannot do both in one.
 """
 
@@ -9,10 +10,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from kernels.launch_config import (
@@ -25,6 +29,12 @@ from kernels.launch_config import (
     config_for,
 )
 from kernels.triton_jit import require_triton
+
+RECORD = Path(__file__).with_name("compiled.json")
+"""What the compiler made of every cell, one line each."""
+
+Record = dict[str, dict[str, int]]
+"""Name of a cell → number by name."""
 
 _MODULES = ("kernels.attention", "kernels.elastic_linear", "kernels.grouped_experts", "kernels.weight_blend")
 _ROWS = (16, 64, 1024)
@@ -81,16 +91,23 @@ class CompileResult:
     accumulators: int = 0
     scalars: int = 0
 
+    @property
+    def resident_blocks(self) -> int:
+        """Blocks that fit on one multiprocessor at a time."""
+        return ARCHITECTURES[self.cell.architecture].resident_blocks(
+            warps=self.cell.config.warps, registers=self.registers, shared_bytes=self.shared_bytes
+        )
+
     def faults(self) -> list[str]:
         """Which rules it breaks; none if it may ship."""
         target = ARCHITECTURES[self.cell.architecture]
         is_product = self.cell.kernel in _PRODUCTS and self.cell.dtype != "float32"
         needs_copies = is_product and target.backend == "cuda"
+        over_shared = self.shared_bytes > target.shared_bytes
         rules = {
             f"spills {self.spill_bytes} bytes of registers; use smaller blocks or more warps": self.spill_bytes > 0,
-            f"uses {self.shared_bytes} bytes of shared memory; {target.name} has {target.shared_bytes}": (
-                self.shared_bytes > target.shared_bytes
-            ),
+            f"uses {self.shared_bytes} bytes of shared memory; {target.name} has {target.shared_bytes}": over_shared,
+            "leaves no room for one block on a multiprocessor": not (over_shared or self.resident_blocks),
             "has no matrix instruction of its architecture": is_product and not self.matrix_instructions,
             "has no asynchronous copy; look for loads of unknown alignment": needs_copies and not self.async_copies,
         }
@@ -100,6 +117,25 @@ class CompileResult:
         """All numbers, launch settings included, for JSON under the name of the cell."""
         numbers = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "cell"}
         return {"warps": self.cell.config.warps, "stages": self.cell.config.stages, **numbers}
+
+
+@cache
+def recorded() -> tuple[str, Record]:
+    """The version of triton and the numbers of every cell, by its name, as they are on record."""
+    content = json.loads(RECORD.read_text(encoding="utf-8"))
+    return content["triton"], content["cells"]
+
+
+def recorded_result(cell: Cell) -> CompileResult:
+    """What is on record about a cell, without a compiler.
+
+    Raises:
+        ValueError: it was never compiled.
+    """
+    found = recorded()[1].get(cell.name)
+    if found is None:
+        raise ValueError(f"{cell.name} is not on record; UPDATE_GOLDEN=1 make check-kernels compiles what is missing")
+    return CompileResult(cell=cell, **{name: found[name] for name in found if name not in ("warps", "stages")})
 
 
 def cells(

@@ -29,24 +29,47 @@ class Architecture:
     Attributes:
         name: ``sm_90``, ``gfx942``, …
         backend: triton's name of the back end, ``cuda`` or ``hip``.
-        shared_bytes: the most shared memory (LDS on AMD) one block may use: the table of technical specifications per
-            compute capability in NVIDIA's CUDA C++ programming guide; AMD's CDNA 3 and CDNA 4 ISA guides.
+        shared_bytes: the most shared memory (LDS on AMD) one block may use.
+        warps: the most warps (wavefronts on AMD) that are resident on one multiprocessor (compute unit).
+
+    All numbers: the table of technical specifications per compute capability in NVIDIA's CUDA C++ programming guide;
+    AMD's CDNA 3 and CDNA 4 ISA guides.
     """
 
     name: str
     backend: str
     shared_bytes: int
+    warps: int
+
+    @property
+    def lanes(self) -> int:
+        """Threads of a warp."""
+        return 32 if self.backend == "cuda" else 64
+
+    @property
+    def registers(self) -> int:
+        """32-bit registers of one multiprocessor; a compute unit has four times 512 for each of 64 lanes."""
+        return 65536 if self.backend == "cuda" else 4 * 512 * 64
+
+    def resident_blocks(self, *, warps: int, registers: int, shared_bytes: int) -> int:
+        """How many blocks of so many warps, registers per thread and bytes fit on one multiprocessor at a time."""
+        reserved = 1024 if self.backend == "cuda" else 0
+        return min(
+            self.warps // warps,
+            self.registers // max(1, registers * self.lanes * warps),
+            (self.shared_bytes + reserved) // max(1, shared_bytes + reserved),
+        )
 
 
 ARCHITECTURES = {
     architecture.name: architecture
     for architecture in (
-        Architecture(name="sm_80", backend="cuda", shared_bytes=163 * 1024),
-        Architecture(name="sm_90", backend="cuda", shared_bytes=227 * 1024),
-        Architecture(name="sm_100", backend="cuda", shared_bytes=227 * 1024),
-        Architecture(name="sm_120", backend="cuda", shared_bytes=99 * 1024),
-        Architecture(name="gfx942", backend="hip", shared_bytes=64 * 1024),
-        Architecture(name="gfx950", backend="hip", shared_bytes=160 * 1024),
+        Architecture(name="sm_80", backend="cuda", shared_bytes=163 * 1024, warps=64),
+        Architecture(name="sm_90", backend="cuda", shared_bytes=227 * 1024, warps=64),
+        Architecture(name="sm_100", backend="cuda", shared_bytes=227 * 1024, warps=64),
+        Architecture(name="sm_120", backend="cuda", shared_bytes=99 * 1024, warps=48),
+        Architecture(name="gfx942", backend="hip", shared_bytes=64 * 1024, warps=32),
+        Architecture(name="gfx950", backend="hip", shared_bytes=160 * 1024, warps=32),
     )
 }
 """Every architecture that is proved without a GPU, by name."""

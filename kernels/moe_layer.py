@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from kernels.experts import experts
 from kernels.grouped_experts import ExpertSelection, grouped_experts, select_experts
-from kernels.op_cost import spread_widths
+from kernels.op_cost import expert_widths
 from kernels.op_spec import OpSpec
 from kernels.routing_profile import RoutingProfile, histogram, positions
 
@@ -98,10 +98,8 @@ def build_moe(spec: OpSpec) -> MoeLayer:
     """The layer of a spec of kind ``moe``; its weights come from torch's global generator."""
     size, (sequence,) = spec.size, spec.context.sequences
     count, top_k, tokens = size["experts"], size["top_k"], spec.context.batch * sequence
-    mixed = {int(name.removeprefix("width_")): number for name, number in spec.dims if name.startswith("width_")}
-    widths = [one for one, number in mixed.items() for _ in range(number)] or [size["width"]] * count
     chosen_Tk = draw_choices(tokens, top_k, count, RoutingProfile.parse(spec.routing))
-    return MoeLayer(size["hidden"], chosen_Tk, spread_widths(widths), size.get("shared", 0), spec.implementation)
+    return MoeLayer(size["hidden"], chosen_Tk, expert_widths(size), size.get("shared", 0), spec.implementation)
 
 
 def draw_choices(tokens: int, top_k: int, count: int, profile: RoutingProfile, *, seed: int = 0) -> Tensor:

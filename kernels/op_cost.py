@@ -143,6 +143,13 @@ def spread_widths(widths: Sequence[int]) -> tuple[int, ...]:
     return tuple(one for _, one in sorted(places))
 
 
+def expert_widths(size: Mapping[str, int]) -> tuple[int, ...]:
+    """The widths of all experts of a spec of kind ``moe``, in their order, from its dims."""
+    mixed = {int(name.removeprefix("width_")): count for name, count in size.items() if name.startswith("width_")}
+    widths = [width for width, count in mixed.items() for _ in range(count)]
+    return spread_widths(widths or [size["width"]] * size["experts"])
+
+
 def custom(name: str, sizes: Mapping[str, int], context: Context, macs: int = 0, elements: int = 0) -> OpSpec:
     """An operation of one's own, such as ``my-cnn.conv3x3``: name and sizes must say all that decides its latency.
 

@@ -42,7 +42,7 @@ class _Breeding:
     def do(self, problem: Any, population: Any, count: int, *, random_state: Any, **others: Any) -> Any:
         self._shadow._rng = random_state
         genes = population.get("X").astype(int)
-        known, children = set(map(tuple, genes.tolist())), []
+        known, children = set(map(tuple, genes.tolist())), list[tuple[int, ...]]()
         while len(children) < count:
             pairs = math.ceil((count - len(children)) / 2)
             parents = self._selection.do(

@@ -1,7 +1,7 @@
 """Proof of the Triton kernels without a GPU: the interpreter against torch, and the compiler for six architectures.
 
 The interpreter runs in a process of its own, since triton cannot interpret and compile in one. Compile results are
-compared with `tests/golden/kernels.json`; ``UPDATE_GOLDEN=1`` writes that file instead. Nothing here says how fast a
+compared with `kernels/compiled.json`; ``UPDATE_GOLDEN=1`` writes that file instead. Nothing here says how fast a
 kernel is.
 """
 
@@ -21,16 +21,13 @@ from itertools import groupby
 from pathlib import Path
 from xml.etree import ElementTree
 
-from kernels.compile_report import CompileResult, cells, compile_cell
+from kernels.compile_report import RECORD, CompileResult, Record, cells, compile_cell, recorded
 from kernels.launch_config import ARCHITECTURES
 from tests.benchmarks.common import finish, print_table
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = "tests/kernels/interpreter"
-GOLDEN = ROOT / "tests/golden/kernels.json"
 REMEDY = "if the change is meant, write the file anew: UPDATE_GOLDEN=1 make check-kernels"
-
-Golden = dict[str, dict[str, int]]
 
 
 def interpret(selection: str = "") -> tuple[int, dict[str, float]]:
@@ -67,20 +64,14 @@ def read_results(root: ElementTree.Element) -> tuple[int, dict[str, float]]:
     return len(cases), dict(sorted(errors.items()))
 
 
-def read_golden() -> tuple[str, Golden]:
-    """The triton version and the numbers of every cell that are on record."""
-    content = json.loads(GOLDEN.read_text(encoding="utf-8"))
-    return content["triton"], content["cells"]
-
-
 def write_golden(results: Iterable[CompileResult]) -> None:
     """Keep the numbers of all cells, one line each."""
     lines = (f"  {json.dumps(result.cell.name)}: {json.dumps(result.record())}" for result in results)
     head = f'{{"triton": {json.dumps(version("triton"))}, "cells": {{\n'
-    GOLDEN.write_text(head + ",\n".join(lines) + "\n}}\n", encoding="utf-8")
+    RECORD.write_text(head + ",\n".join(lines) + "\n}}\n", encoding="utf-8")
 
 
-def differences(found: Mapping[str, Mapping[str, int]], triton: str, golden: tuple[str, Golden]) -> list[str]:
+def differences(found: Mapping[str, Mapping[str, int]], triton: str, golden: tuple[str, Record]) -> list[str]:
     """What differs from the record, one line per number; cells that were not compiled this time are not compared."""
     recorded_triton, recorded = golden
     if triton != recorded_triton:
@@ -126,7 +117,7 @@ def check_golden(results: list[CompileResult]) -> list[str]:
     if os.environ.get("UPDATE_GOLDEN"):
         write_golden(results)
         return []
-    golden = read_golden()
+    golden = recorded()
     found = {result.cell.name: result.record() for result in results}
     gone = [f"{name} is on record but no longer compiled" for name in golden[1] if name not in found]
     return differences(found, version("triton"), golden) + gone

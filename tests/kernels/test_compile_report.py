@@ -58,6 +58,7 @@ def test_without_the_assembler(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"spill_bytes": 8}, "spills 8 bytes"),
         ({"shared_bytes": 2**18}, "uses 262144 bytes of shared memory; sm_90 has 232448"),
+        ({"registers": 1024}, "no room for one block"),
         ({"matrix_instructions": 0}, "no matrix instruction"),
         ({"async_copies": 0}, "no asynchronous copy"),
     ],

@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from kernels.compile_report import cells, compile_cell
+from kernels.compile_report import cells, compile_cell, recorded
 from kernels.launch_config import ARCHITECTURES, KERNELS
-from tests.benchmarks.check_kernels import REMEDY, differences, interpret, read_golden, read_results
+from tests.benchmarks.check_kernels import REMEDY, differences, interpret, read_results
 
 pytest.importorskip("triton")
 
@@ -34,15 +34,15 @@ def test_compiled_kernels_are_good_and_as_recorded(arch: str) -> None:
     results = [compile_cell(cell) for cell in SAMPLE if cell.architecture == arch]
     assert not [fault for result in results for fault in result.faults()]
     found = {result.cell.name: result.record() for result in results}
-    changes = differences(found, version("triton"), read_golden())
+    changes = differences(found, version("triton"), recorded())
     assert not changes, "\n".join((*changes, REMEDY))
 
 
 def test_everything_is_recorded_and_nothing_else() -> None:
-    triton, recorded = read_golden()
+    triton, numbers_of = recorded()
     assert triton == version("triton"), REMEDY
-    assert sorted(recorded) == sorted(cell.name for cell in cells())
-    assert not [name for name, numbers in recorded.items() if numbers["spill_bytes"]]
+    assert sorted(numbers_of) == sorted(cell.name for cell in cells())
+    assert not [name for name, numbers in numbers_of.items() if numbers["spill_bytes"]]
 
 
 def test_differences_are_readable() -> None:
