@@ -1,9 +1,9 @@
 """Optuna's samplers behind the race's loop: one trial at a time, which is when they know most.
 
 Genes with ordered options are integers, the others categorical; every gene is always suggested, so that samplers which
-need one fixed space work. A suggestion that is known is answered from the history at no cost; after `_REPEATS` of them
-in a row one network is drawn at random, so that a converged sampler goes on. Limits are constraints; a failed network
-is a failed trial.
+need one fixed space work. A suggestion that is known is answered from the history at no cost; after some of them in a
+row (`REPEATS` unless a sampler's file says otherwise) one network is drawn at random, so that a converged sampler goes
+on. Limits are constraints; a failed network is a failed trial.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from studies.records import Genotype
 from supernets.space import SearchSpace
 from tests.benchmarks.race.tables import nominal_genes
 
-_REPEATS = 10
+REPEATS = 10
 
 
-def sample(problem: SearchProblem, settings: AlgorithmSettings, sampler: optuna.samplers.BaseSampler) -> Search:
+def sample(
+    problem: SearchProblem, settings: AlgorithmSettings, sampler: optuna.samplers.BaseSampler, patience: int = REPEATS
+) -> Search:
     """Ask and tell one trial after the other."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     study = optuna.create_study(directions=["minimize"] * len(problem.objectives), sampler=sampler)
     rng, ledger, repeats = Random(settings.seed), Ledger(problem), 0
     while True:
-        if repeats == _REPEATS:
+        if repeats == patience:
             drawn = ledger.draw(rng, 1)
             if not drawn:
                 return
