@@ -3,8 +3,8 @@
 Source: Optuna's `GPSampler` (log expected hypervolume improvement; Ament et al., Unexpected improvements to expected
 improvement for Bayesian optimization, NeurIPS 2023).
 Settings: 20 random networks first; Optuna's defaults otherwise. See `_optuna.py`. One network is drawn at random after
-two known suggestions in a row instead of ten: where many encodings stand for one network it hardly leaves what it knows,
-and every suggestion makes all later ones slower.
+two known suggestions in a row instead of ten: where many encodings stand for one network it hardly leaves what it
+knows, and every suggestion makes all later ones slower.
 """
 
 from __future__ import annotations
