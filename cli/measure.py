@@ -41,7 +41,7 @@ def measure(
     if report and import_file is not None:
         raise ValueError("--report times networks here, --import measures nothing here: give one of them")
     from kernels.device import load_backend
-    from nas.measuring import latency_table, stored_table
+    from nas.measuring import import_tables, latency_table
     from nas.repeating import repeatability
     from predictors.measurement_file import export_measurements, import_measurements
     from studies.store import StudyStore
@@ -63,9 +63,7 @@ def measure(
             )
         else:
             repeated = None
-            store.put_measurements(imported)
-            devices = sorted({one.device for one in imported})
-            tables = [stored_table(loaded, [context], store, fingerprint) for fingerprint in devices]
+            tables = import_tables(loaded, [context], store, imported)
         if export_file is not None:
             export_measurements([row for table in tables for row in store.measurements(table.device)], export_file)
     write_rows([_row(table, loaded, context) for table in tables] if repeated is None else _report(repeated), style)

@@ -197,7 +197,7 @@ def _compile(cell: Cell, target: Architecture) -> tuple[Any, str]:
                 target=gpu(target.backend, arch, 32 if is_cuda else 64),
                 options=cell.config.options,
             )
-        except (OSError, RuntimeError) as problem:
+        except (OSError, RuntimeError, importlib.import_module("triton.errors").TritonError) as problem:
             raise ValueError(_tool_problem(problem)) from problem
     return compiled, log.getvalue()
 

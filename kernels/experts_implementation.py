@@ -3,8 +3,8 @@
 After `register_experts`, ``model.set_experts_implementation("supernas")`` or ``experts_implementation="supernas"`` at
 loading lets every mixture-of-experts layer of the usual layout run here: on a CPU through `kernels.experts`, on a GPU
 through the Triton kernel of `kernels.grouped_experts`. Layers of another layout (biases, interleaved or transposed
-weights, a gate of their own, no gate, a norm after the experts, expert parallelism) run through transformers' own
-grouped product, its default.
+weights, a gate of their own, no gate, a norm after the experts, expert parallelism), and on a GPU those with another
+activation than SiLU, run through transformers' own grouped product, its default.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ def experts_forward(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor,
         top_k_index: (T, k) integers in [0, E).
         top_k_weights: (T, k).
     """
-    if not has_usual_layout(self):
+    act = _activation(self)
+    if not has_usual_layout(self) or (hidden_states.is_cuda and act is not functional.silu):
         forwarded: Tensor = moe.grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
         return forwarded
     weights: Any = self
-    up, down, act = weights.gate_up_proj, weights.down_proj, _activation(self)
-    if hidden_states.is_cuda and act is functional.silu:
+    up, down = weights.gate_up_proj, weights.down_proj
+    if hidden_states.is_cuda:
         return grouped_experts(hidden_states, up, down, top_k_index, top_k_weights)
     return experts(hidden_states, up, down, top_k_index, top_k_weights, act=act)
 

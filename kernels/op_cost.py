@@ -104,8 +104,10 @@ def moe(
 
     With n tokens at an expert of width w: ``T*hidden*experts + sum(3*n*hidden*w) + 3*T*hidden*shared`` MACs; the n are
     those of the profile. Softmax and the choice of experts are part of the layer but count nothing. Bytes: the router,
-    the weights of the busy and of the shared experts, input and output. Launches: three of the router, gathering and
-    combining, then four per busy expert (products, activation, multiplication) or, by Triton, two for all.
+    the weights of the busy and of the shared experts, input and output. Launches: 20 of the stock layer, however many
+    experts are busy, since it sorts tokens and multiplies all experts in groups; otherwise three of the router,
+    gathering and combining, then four per busy expert (products, activation, multiplication) or, by Triton, two for
+    all; five more of shared experts.
 
     Args:
         hidden: D.
@@ -131,7 +133,8 @@ def moe(
     sizes = {"hidden": hidden, "experts": experts, "top_k": top_k} | ({"shared": shared} if shared else {})
     of_width = Counter(widths)
     sizes |= {"width": widths[0]} if len(of_width) == 1 else {f"width_{one}": of_width[one] for one in of_width}
-    launches = 5 + (2 if implementation == "triton" else 4 * len(busy)) + (4 if shared else 0)
+    of_experts = {"stock": 15, "triton": 2}.get(implementation, 4 * len(busy))
+    launches = 5 + of_experts + (5 if shared else 0)
     spec = _spec("moe", sizes, context, macs, elements, launches=launches)
     return replace(spec, implementation=implementation, routing=profile.key)
 

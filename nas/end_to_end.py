@@ -48,6 +48,7 @@ def measure_networks(
     *,
     settings: TimingSettings | None = None,
     stored: Sequence[Measurement] = (),
+    calibrated_by: Sequence[Measurement] = (),
     on_measured: Callable[[Measurement], None] | None = None,
     on_progress: Callable[[float, int], None] | None = None,
 ) -> list[NetworkLatency]:
@@ -59,6 +60,7 @@ def measure_networks(
 
     Args:
         stored: earlier measurements. A network whose rows are among them is not measured again.
+        calibrated_by: further ones, which only say how long the reference takes on this machine.
         on_measured: called with each new measurement as soon as it is final, to store it.
         on_progress: called with how many networks are done, fractions included, and how many there are.
     """
@@ -79,7 +81,7 @@ def measure_networks(
             runner=partial(_prepared, calls),
             reference=reference,
             settings=settings,
-            stored=list(known.values()),
+            stored=[*calibrated_by, *known.values()],
             on_measured=on_measured,
             on_progress=_after(done, len(together), len(architectures), on_progress),
         )

@@ -79,7 +79,29 @@ def stored_table(supernet: Supernet, contexts: Sequence[Context], store: StudySt
     Raises:
         ValueError: an operation was not measured there.
     """
-    measurements = store.measurements(device)
+    return table_of(supernet, contexts, store.measurements(device), device)
+
+
+def import_tables(
+    supernet: Supernet, contexts: Sequence[Context], store: StudyStore, imported: Sequence[Measurement]
+) -> list[LatencyTable]:
+    """Store what other machines measured, and return their latency tables; nothing is stored if one is incomplete.
+
+    Raises:
+        ValueError: a machine did not measure an operation, neither now nor earlier.
+    """
+    tables = []
+    for device in sorted({one.device for one in imported}):
+        known = {one.op_key: one for one in (*store.measurements(device), *imported) if one.device == device}
+        tables.append(table_of(supernet, contexts, list(known.values()), device))
+    store.put_measurements(imported)
+    return tables
+
+
+def table_of(
+    supernet: Supernet, contexts: Sequence[Context], measurements: Sequence[Measurement], device: str
+) -> LatencyTable:
+    """The latency table that one machine's measurements make; ValueError if an operation is not among them."""
     table = LatencyTable.from_measurements(measurements, device)
     if missing := table.missing(_operations(supernet, contexts)):
         raise ValueError(

@@ -56,10 +56,10 @@ def repeatability(
 
     What the store lacks is measured first, and kept.
     """
-    rows = store.measurements(backend.detect().fingerprint)
+    device = backend.detect().fingerprint
     genotypes = calibration_genotypes(supernet.space)
 
-    def timed(stored: Sequence[Measurement], keeps: bool) -> list[NetworkLatency]:
+    def timed(stored: Sequence[Measurement], calibrated_by: Sequence[Measurement]) -> list[NetworkLatency]:
         return measure_networks(
             supernet,
             [supernet.space.decode(genotype) for genotype in genotypes],
@@ -67,14 +67,12 @@ def repeatability(
             backend,
             settings=settings,
             stored=stored,
-            on_measured=(lambda row: store.put_measurements([row])) if keeps else None,
+            calibrated_by=calibrated_by,
+            on_measured=None if calibrated_by else lambda row: store.put_measurements([row]),
             on_progress=on_progress,
         )
 
-    first = timed(rows, keeps=True)
-    operations = [
-        row for row in store.measurements(backend.detect().fingerprint) if not row.op_key.startswith("model[")
-    ]
-    second = timed(operations, keeps=False)
+    first = timed(store.measurements(device), ())
+    second = timed((), store.measurements(device))
     names = ("-".join(map(str, genotype)) for genotype in genotypes)
     return Repeatability(networks=tuple(names), stored=tuple(first), again=tuple(second))

@@ -61,8 +61,10 @@ def _gpu(
     source: str,
     architecture: str = "",
 ) -> Gpu:
-    half = tera_half or tera_float32
-    tera = {"float32": tera_float32, "float16": half, "bfloat16": half}
+    """All architectures with compiled kernels compute bfloat16 as fast as float16; older ones do not have it."""
+    tera = {"float32": tera_float32}
+    if tera_half is not None:
+        tera |= {"float16": tera_half} | ({"bfloat16": tera_half} if architecture else {})
     return Gpu(
         multiprocessors=multiprocessors,
         flops={dtype: 1e12 * value for dtype, value in tera.items()},

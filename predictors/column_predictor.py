@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from predictors.model import MODELS, Groups, Matrix, Model, load_model
+from predictors.model import MODELS, Groups, Matrix, Model, clearly_best, load_model
 from predictors.models import gaussian_process
 from predictors.warp import OFFSETS, Warp
 
@@ -139,14 +139,10 @@ class ColumnPredictor:
 
     def _clearly_best(self, features_NF: Matrix, targets_N: Matrix, folds_N: Groups, process_N: Matrix) -> str:
         """The rival whose squared errors are lowest, if lower than the process's by a standard error; else that."""
-        name, squares_N = GAUSSIAN_PROCESS, (process_N - targets_N) ** 2
-        best = 0.0
+        squares = {GAUSSIAN_PROCESS: (process_N - targets_N) ** 2}
         for rival in self._rivals:
-            theirs_N = (self._left_out(rival, features_NF, targets_N, folds_N) - targets_N) ** 2
-            gain_N = squares_N - theirs_N
-            if gain_N.mean() > max(best, float(gain_N.std()) / np.sqrt(len(gain_N))):
-                name, best = rival, float(gain_N.mean())
-        return name
+            squares[rival] = (self._left_out(rival, features_NF, targets_N, folds_N) - targets_N) ** 2
+        return clearly_best(squares, GAUSSIAN_PROCESS)
 
     def _left_out(self, name: str, features_NF: Matrix, targets_N: Matrix, folds_N: Groups) -> Matrix:
         predicted_N = np.empty_like(targets_N)

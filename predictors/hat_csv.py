@@ -66,18 +66,22 @@ def read_hat_csv(path: Path) -> HatTable:
         ValueError: it cannot be read, lacks columns or rows, or holds an impossible value; the line is named.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = list(csv.DictReader(file))
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            numbered = [(reader.line_num, line) for line in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as a table of latencies ({error})") from error
-    if not lines:
+    if not numbered:
         raise ValueError(f"{path} holds no measured network; it needs a header and one line per network")
-    if missing := [name for name in (*FEATURES, *LATENCIES) if name not in lines[0]]:
+    if missing := [name for name in (*FEATURES, *LATENCIES) if name not in numbered[0][1]]:
         raise ValueError(f"{path} lacks the columns {', '.join(missing)}; see FEATURES in predictors/hat_csv.py")
-    rows = [[_number(line[name], name, f"{path}, line {i}") for name in FEATURES] for i, line in enumerate(lines, 2)]
-    milliseconds = [
-        sum(_number(line[name], name, f"{path}, line {i}") for name in LATENCIES) for i, line in enumerate(lines, 2)
-    ]
+    rows, milliseconds = [], []
+    for number, line in numbered:
+        where = f"{path}, line {number}"
+        if None in line:
+            raise ValueError(f"{where} has more fields than the header; decimal commas are not understood")
+        rows.append([_number(line[name], name, where) for name in FEATURES])
+        milliseconds.append(sum(_number(line[name], name, where) for name in LATENCIES))
     return HatTable(name=path.stem, features_NF=np.array(rows), seconds_N=np.array(milliseconds) / 1e3)
 
 

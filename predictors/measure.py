@@ -41,7 +41,7 @@ def measure(
     on_measured: Callable[[Measurement], None] | None = None,
     on_progress: Callable[[float, int], None] | None = None,
 ) -> list[Measurement]:
-    """Time every distinct spec once, in order of appearance.
+    """Time every distinct spec once, in order of appearance, those of one thread count together.
 
     Args:
         runner: turns a spec into the call to time; by default the plain torch operation on random weights. For whole

@@ -7,7 +7,6 @@ fields of `studies.records.Measurement` in every element. Each keeps the fingerp
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -18,6 +17,8 @@ from studies.records import Measurement
 
 FORMAT = "supernas-measurements"
 VERSION = 1
+_MOST = 1e15
+"""No duration, count or load is that large, and every database holds what is smaller."""
 
 
 def export_measurements(measurements: Iterable[Measurement], path: Path) -> None:
@@ -39,14 +40,14 @@ def import_measurements(path: Path) -> list[Measurement]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as measurements ({error}); export them again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} holds no exported measurements: its format is not {FORMAT!r}")
     if content.get("version") != VERSION:
         raise ValueError(f"{path} has version {content.get('version')!r}, this program reads {VERSION}; update it")
     rows = content.get("measurements")
-    if not isinstance(rows, list):
+    if not isinstance(rows, list) or not rows:
         raise ValueError(f"{path} holds no list of measurements; export them again")
     return [_measurement(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
 
@@ -63,7 +64,7 @@ def _measurement(row: object, where: str) -> Measurement:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST
 
 
 def _is_positive(value: Any) -> bool:
@@ -78,8 +79,8 @@ def _are_versions(value: object) -> bool:
     return isinstance(value, Mapping) and all(isinstance(one, str) for one in value.values())
 
 
-_NUMBER = ("a finite number >= 0", _is_number)
-_POSITIVE = ("a finite number > 0", _is_positive)
+_NUMBER = ("a number >= 0 below 1e15", _is_number)
+_POSITIVE = ("a number > 0 below 1e15", _is_positive)
 _TEXT = ("a non-empty text", _is_text)
 
 _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {

@@ -5,6 +5,8 @@ Legend of shapes: N training rows, Q rows to predict, F features.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Protocol, cast
 
 import numpy as np
@@ -34,6 +36,20 @@ class Fit(Protocol):
         Args:
             groups_F: what every feature belongs to, such as a gene of a search space; models may ignore it.
         """
+
+
+def clearly_best(errors: Mapping[str, Matrix], first: str) -> str:
+    """The name with the smallest mean error, if smaller than the first one's by a standard error; else the first.
+
+    Args:
+        errors: name → errors [N] of the same rows.
+    """
+    best, name = 0.0, first
+    for rival, theirs_N in errors.items():
+        gain_N = errors[first] - theirs_N
+        if gain_N.mean() > max(best, float(gain_N.std()) / math.sqrt(len(gain_N))):
+            best, name = float(gain_N.mean()), rival
+    return name
 
 
 def load_model(name: str) -> Fit:

@@ -313,7 +313,13 @@ class Supernet:
         return total
 
     def ops(self, architecture: Architecture, context: Context) -> tuple[OpSpec, ...]:
-        """The operations of one forward pass, once per sequence length of the context."""
+        """The operations of one forward pass, once per sequence length of the context.
+
+        Raises:
+            ValueError: a sequence is longer than the model has positions for.
+        """
+        if (most := self.family.input_limit(self.config)) < max(context.sequences):
+            raise ValueError(f"this model takes up to {most} tokens, got a sequence of {max(context.sequences)}")
         return self.family.ops(self.config, architecture, context)
 
     def count_macs(self, architecture: Architecture, context: Context) -> int:

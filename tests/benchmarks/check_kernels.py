@@ -23,6 +23,7 @@ from xml.etree import ElementTree
 
 from kernels.compile_report import RECORD, CompileResult, Record, cells, compile_cell, recorded
 from kernels.launch_config import ARCHITECTURES
+from kernels.triton_jit import require_triton
 from tests.benchmarks.common import finish, print_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,6 +127,10 @@ def check_golden(results: list[CompileResult]) -> list[str]:
 def main() -> None:
     """Run everything, print the tables and end with one line for programs; exit code 1 if anything is wrong."""
     argparse.ArgumentParser(description=__doc__).parse_args()
+    try:
+        require_triton()
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     start = cpu_seconds()
     cases, errors = interpret()
     interpreted = cpu_seconds()

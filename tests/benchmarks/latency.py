@@ -31,7 +31,10 @@ def main() -> None:
     quiet()
     torch.set_num_threads(1)
     result: dict[str, Any] = {}
-    tables = [read_hat_csv(path) for path in options.csv]
+    try:
+        tables = [read_hat_csv(path) for path in options.csv]
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     if wanted(options, "tables", bool(tables), "--csv FILE …") | wanted(
         options, "transfer", bool(tables or options.nb201), "--csv or --nb201"
     ):

@@ -11,6 +11,7 @@ import pytest
 
 from cli.errors import ExitCode
 from cli.main import run
+from kernels.timing import time_paired
 from nas.searching import frozen_table
 from studies.store import StudyStore
 from tests.toy_job import ToyJob
@@ -84,6 +85,7 @@ def test_a_gpu_that_is_not_here_is_analytic_and_claims_no_bounds(
         (["--target", "cpu-other"], "were not measured on cpu-other"),
         (["--gpu", "t4", "--network", "the-best"], "'the-best' means no network: give smallest, middle, largest"),
         (["--gpu", "t4", "--network", "9-9"], "9-9"),
+        (["--gpu", "t4", "--sequence", "9999"], "takes up to 32 tokens, got a sequence of 9999"),
     ],
 )
 def test_bad_input_to_predict(
@@ -126,6 +128,54 @@ def test_a_report_times_networks_twice_and_keeps_the_first(
 def test_report_and_import_exclude_each_other(fitted: ToyJob, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["measure", fitted.workspace.supernet, *QUICK, "--report", "--import", "m.json"]
     assert "--report times networks here, --import measures nothing here" in refused(capsys, *given)
+
+
+def test_a_sequence_that_no_position_is_left_for_is_refused_before_anything_is_timed(
+    fitted: ToyJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = f"sqlite:///{tmp_path / 'new.db'}"
+    given = ("measure", fitted.workspace.supernet, "--sequence", "999", "--storage", storage)
+    assert "got a sequence of 999" in refused(capsys, *given)
+    with StudyStore.open(storage) as store:
+        assert not [row for device in store.devices() for row in store.measurements(device)]
+
+
+def test_an_import_that_is_incomplete_stores_nothing(
+    fitted: ToyJob, storage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    supernet, file = fitted.workspace.supernet, tmp_path / "rows.json"
+    rows(capsys, "measure", supernet, *QUICK, "--storage", storage, "--export", file)
+    content = json.loads(file.read_text())
+    complete = [{**row, "device": "cpu-there"} for row in content["measurements"]]
+    file.write_text(json.dumps({**content, "measurements": [*complete, {**complete[0], "device": "cpu-partly"}]}))
+    given = ("measure", supernet, *QUICK, "--storage", f"sqlite:///{tmp_path / 'n.db'}", "--import", file)
+    assert "were not measured on cpu-partly" in refused(capsys, *given)
+    file.write_text(json.dumps({**content, "measurements": complete}))
+    (found,), _ = rows(capsys, *given)
+    assert found["device"] == "cpu-there"
+    with StudyStore.open(f"sqlite:///{tmp_path / 'n.db'}") as store:
+        assert store.measurements("cpu-there")
+        assert not store.measurements("cpu-partly")
+
+
+def test_the_second_measurement_of_a_report_has_the_calibration_of_the_store(
+    fitted: ToyJob, storage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("measure", fitted.workspace.supernet, *QUICK, "--storage", storage)
+    rows(capsys, *arguments)
+    told: list[float | None] = []
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        told.append(kwargs["reference_seconds"])
+        return time_paired(*args, **kwargs)
+
+    monkeypatch.setattr("predictors.measure.time_paired", spy)
+    rows(capsys, *arguments, "--report")
+    with StudyStore.open(storage) as store:
+        stored = [row for device in store.devices() for row in store.measurements(device)]
+    known = {row.reference_seconds for row in stored if row.op_key.startswith("model[")}
+    assert told
+    assert set(told) <= known
 
 
 def test_a_device_that_changed_under_a_study_is_refused_with_both_shown(

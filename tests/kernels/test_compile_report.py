@@ -53,6 +53,17 @@ def test_without_the_assembler(monkeypatch: pytest.MonkeyPatch) -> None:
         compile_cell(CELL)
 
 
+def test_an_assembler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = pytest.importorskip("triton.errors")
+
+    def failing(*_: object, **__: object) -> None:
+        raise errors.TritonError("ptxas exited with 127")
+
+    monkeypatch.setattr("triton.compile", failing)
+    with pytest.raises(ValueError, match="could not compile: ptxas exited with 127; reinstall it"):
+        compile_cell(CELL)
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [

@@ -59,7 +59,7 @@ def test_little_under_way_starves_the_bandwidth() -> None:
     assert operation_seconds(spec, replace(gpus[-1], architecture="")) < fastest
 
 
-@pytest.mark.parametrize("name", ["a100", "h100", "mi300x", "t4"])
+@pytest.mark.parametrize("name", ["a100", "h100", "mi300x"])
 def test_experts_cost_by_their_tiles(name: str) -> None:
     """Busy experts, not FLOPs, decide: twice the experts for the same tokens take longer."""
     context = Context(sequences=(512,), dtype="bfloat16")
@@ -99,5 +99,8 @@ def test_a_faster_memory_helps_and_nothing_is_claimed_to_be_known() -> None:
 def test_unknown_gpus_and_types_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown GPU 'abacus'; known are titan-xp, v100"):
         AnalyticGpu("abacus")
+    for name, dtype in (("t4", "bfloat16"), ("titan-xp", "float16")):
+        with pytest.raises(ValueError, match=f"no peak is known for {dtype}; known are float32"):
+            operation_seconds(op_cost.linear(8, 8, 8, Context(dtype=dtype)), GPUS[name])
     with pytest.raises(ValueError, match="no peak is known for int8; known are float32"):
         operation_seconds(op_cost.linear(8, 8, 8, Context(dtype="int8")), GPUS["a100"])

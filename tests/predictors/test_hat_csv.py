@@ -39,11 +39,19 @@ def test_terms_do_not_depend_on_the_batch(tmp_path: Path) -> None:
         ([ROW, [*ROW[:-1], "nan"]], HEADER, "line 3: latency_mean_decoder must be a positive number, got nan"),
         ([["many", *ROW[1:]]], HEADER, "line 2: encoder_embed_dim must be a number, got 'many'"),
         ([ROW[:-1]], HEADER, "line 2: latency_mean_decoder must be a number, got None"),
+        ([[], [], [*ROW[:-1], "-3"]], HEADER, "line 4: latency_mean_decoder must be a positive number, got -3"),
+        ([[*ROW[:10], "5", "5", "120", "25"]], HEADER, "line 2 has more fields than the header; decimal commas"),
     ],
 )
 def test_bad_files_are_refused(tmp_path: Path, rows: list[list[str]], header: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_hat_csv(write(tmp_path / "bad.csv", rows, header))
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    path = write(tmp_path / "excel.csv", [ROW])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_hat_csv(path).features_NF.shape == (1, 10)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from predictors.latency_choice import choose_latency_model, clearly_best, conformal_quantile
+from predictors.latency_choice import choose_latency_model, conformal_quantile
 from predictors.latency_models import non_negative
-from predictors.model import Matrix
+from predictors.model import Matrix, clearly_best
 
 
 def additive(rows: int, seed: int, noise: float = 0.02) -> tuple[Matrix, Matrix]:
@@ -73,6 +73,7 @@ def test_a_rival_must_be_clearly_better() -> None:
     ("seconds", "term", "message"),
     [
         ([1.0], 1.0, "at least 2 networks"),
+        ([1.0, 2.0], 1.0, "at least 3 networks"),
         ([1.0, -2.0], 1.0, r"finite and positive, got -2\.0"),
         ([1.0, math.nan], 1.0, "finite and positive, got nan"),
         ([1.0, 2.0], -1.0, "terms must be finite and >= 0"),

@@ -92,7 +92,11 @@ def run(tables: Sequence[HatTable], kept: Kept, sizes: Iterable[int], splits: in
     """Evaluate what is missing."""
     for table in tables:
         identity = content_hash([table.features_NF.tolist(), table.seconds_N.tolist()])
+        most = len(split(len(table.seconds_N), 0)[0])
         for count in sizes:
+            if count > most:
+                print(f"  {table.name}: {count} rows are skipped, {most} are left to learn from", flush=True)
+                continue
             for seed in range(splits):
                 for model in models:
                     kept.row(

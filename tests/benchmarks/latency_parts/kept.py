@@ -16,20 +16,25 @@ class Kept:
     """Rows by key. Finished runs leave `path`; unfinished ones a second file beside it.
 
     Args:
-        fresh: forget what is kept.
+        fresh: forget finished rows; a stopped run that was fresh as well goes on.
     """
 
     def __init__(self, path: Path, *, fresh: bool = False) -> None:
-        self.path, self._part = path, path.with_suffix(".part")
+        self.path, self._part = path, path.with_suffix(".full.part" if fresh else ".part")
         self.rows: dict[tuple[Any, ...], Row] = {}
-        if fresh:
-            self._part.unlink(missing_ok=True)
-            return
-        finished = path.read_text().splitlines()[1:] if path.exists() else []
-        unfinished = self._part.read_text().splitlines() if self._part.exists() else []
+        finished = path.read_text().splitlines()[1:] if path.exists() and not fresh else []
+        unfinished = self._whole_lines()
         for line in (*finished, *unfinished):
             row = json.loads(line)
             self.rows[tuple(row["key"])] = row
+
+    def _whole_lines(self) -> list[str]:
+        """Lines of the unfinished file; one that was cut off by a kill is removed."""
+        if not self._part.exists():
+            return []
+        whole, end, _ = self._part.read_text().rpartition("\n")
+        self._part.write_text(whole + end)
+        return whole.splitlines()
 
     def row(self, key: tuple[Any, ...], make: Callable[[], Mapping[str, Any]]) -> Row:
         """The row of a key, made where it is missing."""

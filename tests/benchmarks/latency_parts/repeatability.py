@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import torch
 from scipy.stats import kendalltau
 
 from kernels.device import load_backend
-from kernels.op_cost import model
 from kernels.op_spec import Context
 from kernels.timing import TimingSettings
 from nas.end_to_end import example_inputs, measure_networks
@@ -71,14 +70,13 @@ def busy_processes(count: int) -> Iterator[None]:
 def _timed(supernet: Supernet, together: Sequence[Architecture], calibration: Row | None) -> Row:
     """Both ways one after the other; a calibration of the reference is taken over from an earlier measurement."""
     measured: list[Measurement] = []
-    scale = [] if calibration is None else [replace(Measurement(**calibration), op_key=model("scale", CONTEXT).key)]
     latencies = measure_networks(
         supernet,
         together,
         CONTEXT,
         load_backend("cpu"),
         settings=TIMING,
-        stored=scale,
+        calibrated_by=[] if calibration is None else [Measurement(**calibration)],
         on_measured=measured.append,
     )
     return {
