@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from studies.pareto import ParetoFront
     from studies.store import StudyStore
 
+_MOST_NLL = 700.0
+"""Nats beyond which a perplexity is no number any more: they are summed rather than per token."""
 REAL, COMPARED, UNSEEN = "measured", "compared by the search", "never evaluated"
 """What the numbers of a front are worth; see `_fronts`."""
 
@@ -117,7 +119,8 @@ def _write_layouts(fronts: Mapping[str, ParetoFront], layouts: Layouts, objectiv
 
 def _why_empty(study: Study, predicted: bool) -> str:
     kind, remedy = ("evaluated", "") if predicted else ("measured", "look at what is predicted with --predicted, or ")
-    return f"study {study.name!r} has no sub-network {kind} on all of its objectives; {remedy}run `nas search`"
+    limits = " and within its limits" if study.constraints else ""
+    return f"study {study.name!r} has no sub-network {kind} on all of its objectives{limits}; {remedy}run `nas search`"
 
 
 def _objective(study: Study, sort: str | None) -> Objective:
@@ -144,7 +147,7 @@ def _table_row(found: ParetoFront, table: _Table, evaluation: Evaluation) -> dic
         **{
             f"{o.key} [{o.unit}]": cell(v.number)
             + (f" ± {cell(v.spread)}" if v.spread is not None else "")
-            + (f" (perplexity {cell(math.exp(v.number))})" if o.name == "nll" else "")
+            + (f" (perplexity {cell(math.exp(v.number))})" if o.name == "nll" and v.number < _MOST_NLL else "")
             for o, v in values
         },
         "provenance": " ".join(v.provenance for _, v in values),

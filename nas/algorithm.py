@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from random import Random
 from typing import cast
 
@@ -28,6 +29,8 @@ Search = Generator[list[Genotype], Costs, None]
 
 ALGORITHMS = VariantFolder(package="nas.algorithms", attribute="search", kind="algorithm")
 
+_MOST_UNIFORM = 2000
+"""Uniform networks beyond which a space does not have the layers that would make them special."""
 _PATIENCE = 1000
 """Draws in a row that bring nothing new before a space counts as exhausted."""
 
@@ -138,7 +141,7 @@ class SearchProblem:
 
         NaN (not known yet) breaks no limit.
         """
-        total = np.where(np.isinf(costs).all(axis=1), np.inf, 0.0)
+        total = np.where(np.isposinf(costs).all(axis=1), np.inf, 0.0)
         for column, limit in self.limits.items():
             excess = np.fmax(costs[:, column] - limit, 0.0)
             total += excess / (abs(limit) or 1.0)
@@ -200,6 +203,12 @@ class Ledger:
                 drawn[genotype] = None
                 misses = 0
         return list(drawn)
+
+
+def few_uniform(space: SearchSpace) -> list[Genotype]:
+    """All networks whose layers are alike; none where there are very many, as where every gene has its own axis."""
+    found = list(islice(space.uniform(), _MOST_UNIFORM + 1))
+    return found if len(found) <= _MOST_UNIFORM else []
 
 
 def _shrunk(space: SearchSpace, genotype: Genotype, rng: Random) -> Genotype | None:

@@ -105,11 +105,13 @@ class Breeder:
 def fittest(problem: SearchProblem, costs_PM: Costs, count: int) -> list[int]:
     """Indices of the best rows: layer by layer of the non-dominated, what breaks a limit by how much it does.
 
+    Rows with an infinite objective are left out: nothing is known to be good about them.
+
     The last layer that fits is thinned evenly along the first objective.
     """
     violations_P = problem.violations(costs_PM)
     objectives_PM = problem.minimised(costs_PM)
-    left = np.flatnonzero(violations_P == 0)
+    left = np.flatnonzero((violations_P == 0) & np.isfinite(objectives_PM).all(axis=1))
     chosen: list[int] = []
     while len(chosen) < count and len(left):
         on_front = non_dominated(objectives_PM[left])

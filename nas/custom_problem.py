@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from kernels.op_spec import Context, OpSpec
 from nas.objective import BoundObjective, EvaluationFailed, Identity
@@ -93,17 +94,27 @@ def load_problem(text: str) -> CustomProblem:
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
-        make = getattr(import_module(module_name), name)
-    except ImportError as error:
+        module = import_module(module_name)
+    except (ImportError, SyntaxError, TypeError) as error:  # TypeError: a relative name
         raise ValueError(f"cannot import {module_name!r} for the problem {text!r}: {error}") from error
-    except AttributeError as error:
-        raise ValueError(f"module {module_name!r} has no {name!r}; a problem reads package.module:Class") from error
-    problem = make() if callable(make) else make
+    if not hasattr(module, name):
+        raise ValueError(f"module {module_name!r} has no {name!r}; a problem reads package.module:Class")
+    make = getattr(module, name)
+    problem = _made(make, text) if callable(make) else make
     if not isinstance(problem, CustomProblem):
         wanted = ("space", "objectives", "weights_hash", "data_hash", "evaluate")
         missing = [attribute for attribute in wanted if not hasattr(problem, attribute)]
         raise ValueError(f"{text} is no search problem: it lacks {', '.join(missing)}")
     return problem
+
+
+def _made(make: Callable[..., Any], text: str) -> Any:
+    """The problem that a class or function makes without arguments."""
+    try:
+        signature(make).bind()
+    except TypeError as error:
+        raise ValueError(f"{text} must be made without arguments: {error}; name a function that gives them") from error
+    return make()
 
 
 class CustomColumns:
@@ -143,7 +154,10 @@ class CustomColumns:
         return self._problem.exact(genotype) if isinstance(self._problem, HasExactCosts) else {}
 
     def _computed(self, objective: Objective, genotype: Genotype) -> Value:
-        number = float(self._exact_costs(genotype)[objective.key])
+        costs = self._exact_costs(genotype)
+        if objective.key not in costs:
+            raise EvaluationFailed(f"exact gave no {objective.key}")
+        number = float(costs[objective.key])
         return Value(objective=objective.key, number=number, provenance="computed")
 
     def _measured(self, objective: Objective, genotype: Genotype) -> Value:

@@ -47,12 +47,15 @@ def search_problem(
     settings = replace(request.search, objectives=objectives)
     context = request.context((1,))
     clock = _Clock(custom, context, store, load_backend(request.device), request.timing, on_measured)
-    asks_latency = LATENCY.name in {parse_objective(text)[0] for text in (*settings.objectives, *settings.limits)}
+    own = {objective.key for objective in custom.objectives}
+    asks_latency = LATENCY.key not in own and LATENCY.name in {
+        parse_objective(text)[0] for text in (*settings.objectives, *settings.limits)
+    }
     table = frozen_table(store, settings.study_name)
     if table is None and asks_latency and isinstance(custom, HasOperators):
         table = clock.table(custom)
     columns = CustomColumns(custom, context, table)
-    problem, evaluate = assemble(settings.objectives, settings.limits, custom.space, columns.bind, store)
+    problem, evaluate = assemble(settings.objectives, settings.limits, custom.space, columns.bind, store, sizes=False)
     table_hash = "" if table is None else table.hash
     study = new_study(settings, problem, custom.weights_hash, custom.data_hash, table_hash, measured_versions())
     study = replace(study, settings={**request.record, **study.settings})
@@ -64,7 +67,7 @@ def search_problem(
         forecast(problem, evaluate, store, study.name, settings.seed)
     if table is None or not len(front):
         return front
-    if not isinstance(custom, HasNetworks):
+    if not isinstance(custom, HasNetworks) or not request.finalists:
         return store.front(study.name, provenances=MEASURED | {"predicted"})
     clock.remeasure(custom, front, study.name, request.finalists)
     return store.front(study.name)
@@ -78,6 +81,8 @@ def _require_meaning(request: SearchRequest, custom: CustomProblem) -> None:
     }
     if refused := [name for name, value in given.items() if value is not None]:
         raise ValueError(f"a problem of one's own evaluates in its own way: leave out {', '.join(refused)}")
+    if len(request.sequences) > 1:
+        raise ValueError("operators and networks of a problem are timed at one sequence length: give --sequence once")
     if not custom.weights_hash or not custom.data_hash:
         raise ValueError("a problem needs a weights_hash and a data_hash, or its results could be mixed up with others")
 

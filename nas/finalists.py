@@ -10,6 +10,7 @@ from kernels.timing import TimingSettings
 from nas.end_to_end import NetworkLatency, measure_networks
 from nas.evaluator import Evaluator
 from nas.objective import Bindings, context_from
+from nas.search import evaluated
 from studies.pareto import ParetoFront
 from studies.records import Evaluation, Objective, Value
 from studies.store import StudyStore
@@ -47,7 +48,8 @@ def remeasure(
     the predicted one. What is already in the store is not measured again, so that an interrupted call can be repeated.
 
     Returns:
-        The full network's evaluation, then the finalists' in the order of the front, with the new values.
+        The full network's evaluation, if it did not fail, then the finalists' in the order of the front, with the new
+        values.
 
     Raises:
         ValueError: this machine is not the device of the latency table.
@@ -61,10 +63,11 @@ def remeasure(
     space = bindings.supernet.space
     genotypes = dict.fromkeys([space.largest, *(finalist.genotype for finalist in choose_finalists(front, count))])
     stored = {evaluation.genotype: evaluation for evaluation in store.evaluations(study_name)}
+    columns = [column.objective for column in evaluator.columns]
     if space.largest not in stored:  # the search need not have proposed it
-        (stored[space.largest],) = store.append(study_name, [evaluator(space.largest)])
-    chosen = [stored[genotype] for genotype in genotypes]
-    for objective in (column.objective for column in evaluator.columns if column.objective.name == "latency"):
+        (stored[space.largest],) = store.append(study_name, [evaluated(columns, evaluator, space.largest)])
+    chosen = [stored[genotype] for genotype in genotypes if stored[genotype].status == "done"]
+    for objective in (column for column in columns if column.name == "latency"):
         context = context_from(objective.name, dict(objective.settings), bindings.context)
         latencies = measure_networks(
             bindings.supernet,

@@ -6,17 +6,22 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 
-from nas.algorithm import Costs, SearchProblem
+from nas.algorithm import Costs, SearchProblem, few_uniform
 from nas.evaluator import Evaluator, ValueLookup
-from nas.objective import Bindings, BoundObjective, bind, parse_objective
+from nas.objective import Bindings, BoundObjective, EvaluationFailed, bind, parse_objective
 from nas.settings import SearchSettings
 from studies.errors import LimitError
 from studies.pareto import signed
-from studies.records import Genotype, Objective, Study
+from studies.records import Genotype, Objective, Study, content_hash
+from studies.store import LIMITED_FROM_BELOW
 from supernets.space import SearchSpace
+
+_MOST_LISTED = 10_000
+"""Genotypes that are looked at one by one."""
 
 Bind = Callable[[str], BoundObjective]
 """Makes a column of an objective as the user wrote it; ValueError for an unknown one."""
@@ -38,10 +43,13 @@ def assemble(
     space: SearchSpace,
     bind_one: Bind,
     store: ValueLookup | None = None,
+    *,
+    sizes: bool = True,
 ) -> tuple[SearchProblem, Evaluator]:
     """Bind objectives and limits.
 
     Args:
+        sizes: whether options are sizes, so that no network costs less than the smallest or a uniform one.
         objectives: ``name`` or ``name:setting=value,...``, at least one.
         limits: objective text → largest allowed value in its unit (smallest for a maximised one). A bare name limits
             every objective of that name; what is no objective is evaluated too, but only limited.
@@ -68,7 +76,7 @@ def assemble(
         exact_columns=tuple(bound.exact for bound in columns),
         noise=tuple(bound.noise for bound in columns),
     )
-    _check_limits(problem)
+    _check_limits(problem, sizes)
     return problem, Evaluator(tuple(columns), space, store)
 
 
@@ -94,7 +102,14 @@ class ExactCosts:
 
     @staticmethod
     def _cost(column: BoundObjective, genotype: Genotype) -> float:
-        return signed(column.objective, column.evaluate(genotype).number) if column.exact else math.nan
+        """+inf where there is none: such a network is never asked for, or fails for its reason when it is."""
+        if not column.exact:
+            return math.nan
+        try:
+            cost = signed(column.objective, column.evaluate(genotype).number)
+        except (EvaluationFailed, ValueError, ArithmeticError):
+            return math.inf
+        return cost if math.isfinite(cost) else math.inf
 
 
 def constraints(problem: SearchProblem) -> dict[str, float]:
@@ -109,6 +124,9 @@ def study_for(
     data_hash = bindings.task.data_hash(bindings.split)
     if bindings.examples is not None:
         data_hash += f":examples={bindings.examples},seed={bindings.seed}"
+    data_hash += f":{bindings.precision}"
+    if problem.limited:
+        data_hash += f":{content_hash(bindings.context.key)[:4]}"
     table_hash = "" if bindings.table is None else bindings.table.hash
     return new_study(settings, problem, bindings.weights_hash, data_hash, table_hash, versions)
 
@@ -134,9 +152,14 @@ def new_study(
         constraints=constraints(problem),
         latency_table_hash=latency_table_hash,
         space=problem.space.to_json(),
-        settings=settings.to_json(),
+        settings={**settings.to_json(), **_limited_from_below(problem)},
         versions=dict(versions),
     )
+
+
+def _limited_from_below(problem: SearchProblem) -> dict[str, list[str]]:
+    found = [column.key for column in problem.limited if column.goal == "max"]
+    return {LIMITED_FROM_BELOW: found} if found else {}
 
 
 def _bind_limits(
@@ -163,18 +186,25 @@ def _key(name: str, settings: Mapping[str, str]) -> str:
 
 
 def _with_reference(bound: BoundObjective, largest: Genotype) -> BoundObjective:
-    """An exact objective without a reference counts up to the largest network."""
+    """An exact objective without a reference counts up to the largest network, if that has a cost."""
     if bound.objective.reference is not None or not bound.exact:
         return bound
-    reference = bound.evaluate(largest).number
+    try:
+        reference = bound.evaluate(largest).number
+    except (EvaluationFailed, ValueError, ArithmeticError):
+        return bound
+    if not math.isfinite(reference):
+        return bound
     return replace(bound, objective=replace(bound.objective, reference=reference))
 
 
-def _check_limits(problem: SearchProblem) -> None:
-    """Refuse an exact limit that not even the cheapest of the smallest and the uniform networks meets."""
+def _check_limits(problem: SearchProblem, sizes: bool) -> None:
+    """Refuse an exact limit that provably no network meets; where options are no sizes, all have to be looked at."""
+    if not (cheapest := _cheapest(problem.space, sizes)):
+        return
     for column, limit in problem.limits.items():
         if problem.exact_columns[column]:
-            best = float(problem.exact(_extremes(problem.space))[:, column].min())
+            best = float(problem.exact(cheapest)[:, column].min())
             if best > limit:
                 objective = problem.columns[column]
                 raise LimitError(
@@ -184,5 +214,11 @@ def _check_limits(problem: SearchProblem) -> None:
                 )
 
 
-def _extremes(space: SearchSpace) -> list[Genotype]:
-    return list(dict.fromkeys((space.smallest, *space.uniform())))
+def _cheapest(space: SearchSpace, sizes: bool) -> list[Genotype]:
+    """Networks among which the cheapest must be; empty where the space is too large to say."""
+    if sizes:
+        return list(dict.fromkeys((space.smallest, *few_uniform(space))))
+    options = [range(len(choice.options)) for choice in space.choices]
+    if math.prod(map(len, options)) > _MOST_LISTED:
+        return []
+    return list(dict.fromkeys(map(space.canonical, product(*options))))

@@ -16,7 +16,7 @@ import numpy as np
 from nas.algorithm import Costs, Search, SearchProblem
 from nas.objective import EvaluationFailed
 from studies.pareto import ParetoFront, ValueFilter, signed
-from studies.records import Evaluation, Genotype, Provenance, Study, Value
+from studies.records import Evaluation, Genotype, Objective, Provenance, Study, Value
 
 STALE_BATCHES = 5
 """Proposals in a row that bring no new network before a search ends."""
@@ -34,7 +34,7 @@ class SearchStore(Protocol):
         """Refuses a study that differs from the stored one."""
 
     def append(self, study_name: str, evaluations: Sequence[Evaluation]) -> Sequence[Evaluation]:
-        """Commits finished evaluations at once."""
+        """Commits finished evaluations at once, and returns them as they are stored, with their numbers."""
 
     def evaluations(self, study_name: str) -> Sequence[Evaluation]:
         """All of a study, in order."""
@@ -149,8 +149,8 @@ class _Session:
         if known is not None:
             self._replayed += 1
         else:
-            known = _evaluated(self._problem, self._evaluate, genotype)
-            self._store.append(self._study.name, [known])
+            known = evaluated(self._problem.columns, self._evaluate, genotype)
+            (known,) = self._store.append(self._study.name, [known])
         self.answered[genotype] = known
         if self._on_progress:
             failed = sum(e.status == "failed" for e in self.answered.values())
@@ -165,11 +165,11 @@ class _Session:
             )
 
 
-def _evaluated(problem: SearchProblem, evaluate: Evaluate, genotype: Genotype) -> Evaluation:
+def evaluated(columns: Sequence[Objective], evaluate: Evaluate, genotype: Genotype) -> Evaluation:
     """The evaluation of a genotype, failed with its reason if it has no finite value for every column."""
     try:
         evaluation = evaluate(genotype)
-        for column in problem.columns:
+        for column in columns:
             number = _searched_value(evaluation, column.key).number
             if not math.isfinite(number):
                 raise EvaluationFailed(f"{column.key} is {number}")

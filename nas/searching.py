@@ -53,7 +53,7 @@ class SearchRequest:
         device, precision: of the forward passes that measure qualities.
         target: fingerprint of the machine the networks are for, if it is another one whose measurements were imported.
         evaluation_examples: validation examples per evaluation; None takes all.
-        finalists: networks of the front that are measured end to end afterwards.
+        finalists: networks of the front that are measured end to end afterwards; with 0 latencies stay predicted.
         record: further settings to be stored with the study.
     """
 
@@ -73,6 +73,8 @@ class SearchRequest:
     def __post_init__(self) -> None:
         if self.evaluation_examples is not None and self.search.low_fidelity is not None:
             raise ValueError("a search measures on a number of examples, or on a share first and then on all: give one")
+        if self.finalists < 0:
+            raise ValueError(f"finalists are counted from 0, got {self.finalists}")
 
     def context(self, quantiles: tuple[int, ...]) -> Context:
         """The latency context, with the user's lengths where none are asked for."""
@@ -183,17 +185,17 @@ class _Finals:
         name, table = self.study.name, self.bindings.table
         stock = uniform_front(searched, self.store.evaluations(name), self.opened.supernet)
         parts = [(searched, self.request.finalists), (stock, min(self.request.finalists, UNIFORM_FINALISTS))]
-        parts = [(part, count) for part, count in parts if len(part)]
+        parts = [(part, count) for part, count in parts if len(part) and count]
         is_sample = self.bindings.examples is not None
-        is_here = table is not None and table.device == self._here
-        if is_here:
+        is_timed = table is not None and table.device == self._here and bool(self.request.finalists)
+        if is_timed:
             self._remeasure(parts)
         if is_sample:
             self._complete(parts)
         if table is None and not is_sample:
             return searched
-        is_elsewhere = table is not None and not is_here
-        return self.store.front(name, provenances=MEASURED | {"predicted"} if is_elsewhere else MEASURED)
+        is_predicted = table is not None and not is_timed
+        return self.store.front(name, provenances=MEASURED | {"predicted"} if is_predicted else MEASURED)
 
     @property
     def _here(self) -> str:

@@ -16,6 +16,8 @@ from predictors.models import gaussian_process
 from predictors.warp import OFFSETS, Warp
 
 GAUSSIAN_PROCESS = "gaussian-process"
+MEAN, CONSTANT = "mean", "constant"
+"""What is predicted where there is too little to learn from, and where all costs are the same."""
 FOLDS = 5
 """Parts of the cross-validation; with fewer rows the mean is predicted."""
 _CHOOSE_GROWTH, _LEARN_GROWTH = 2.0, 1.1
@@ -33,7 +35,7 @@ class ColumnPredictor:
         warp: whether the cost may be warped.
 
     Attributes:
-        name: of the model in use; ``mean`` where there is too little to learn from.
+        name: of the model in use, or `MEAN` or `CONSTANT`.
         relative_error: cross-validated root mean squared error as a share of the costs' standard deviation.
         rank_correlation: Kendall's tau of cross-validated predictions and costs.
     """
@@ -48,15 +50,17 @@ class ColumnPredictor:
         self._process: gaussian_process.GaussianProcess | None = None
         self._rival: Model | None = None
         self._constant = (0.0, 0.0)
-        self.name, self.relative_error, self.rank_correlation = "mean", 1.0, 0.0
+        self.name, self.relative_error, self.rank_correlation = MEAN, 1.0, 0.0
 
     def fit(self, features_NF: Matrix, costs_N: Matrix, noise: float = 0.0) -> None:
         """Learn from measured rows, more at every call; `noise` is the standard error of a cost, 0 where unknown."""
         assert len(features_NF) == len(costs_N) > 0, "one cost per row of features"
         self._constant = float(costs_N.mean()), float(costs_N.std())
         self._costs_N = costs_N
-        if len(costs_N) < FOLDS or np.ptp(costs_N) <= 1e-12 * np.abs(costs_N).max():
-            self._process, self.name, self.relative_error, self.rank_correlation = None, "mean", 1.0, 0.0
+        is_constant = np.ptp(costs_N) <= 1e-12 * np.abs(costs_N).max()
+        if len(costs_N) < FOLDS or is_constant:
+            self._process, self.name = None, MEAN if len(costs_N) < FOLDS else CONSTANT
+            self.relative_error, self.rank_correlation = 1.0, 0.0
             return
         choosing = len(costs_N) >= _CHOOSE_GROWTH * self._chosen_at
         if choosing:
@@ -74,8 +78,8 @@ class ColumnPredictor:
         self._judge(features_NF, targets_N, costs_N, choosing)
 
     def mean(self, features_QF: Matrix) -> Matrix:
-        """Predicted costs [Q]."""
-        if self._process is None:
+        """Predicted costs [Q], of no rows as well."""
+        if self._process is None or not len(features_QF):
             return np.full(len(features_QF), self._constant[0])
         return self._warp.invert((self._rival or self._process).predict(features_QF))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,9 @@ FIXED = (
     "latency_table_hash",
 )
 """What a study may not change when it is opened again."""
+
+LIMITED_FROM_BELOW = "limited_from_below"
+"""Setting of a study: keys of what is limited, is no objective, and is to be large."""
 
 
 class StudyStore(DeviceBook, LayoutBook, StudyBook):
@@ -197,8 +200,9 @@ class StudyStore(DeviceBook, LayoutBook, StudyBook):
         provenances: frozenset[Provenance] = MEASURED,
         data_fraction: float = 1.0,
     ) -> ParetoFront:
-        """The front of a study's finished evaluations (default objectives: the study's own).
+        """The front of a study's finished evaluations within its limits (default objectives: the study's own).
 
+        A network is over a limit if its latest allowed value is; where it has none, nothing is held against it.
         Qualities count that were measured on exactly this share of the data. Only two columns are read for each
         objective; whole evaluations are built for the front alone.
         """
@@ -207,6 +211,8 @@ class StudyStore(DeviceBook, LayoutBook, StudyBook):
         with self.reading() as connection:
             study = find_study(connection, study_name)
             keys_N, costs_NM = _cost_matrix(connection, study, chosen, allowed)
+            within_N = ~np.isin(keys_N, _over_limits(connection, study, self.study(study_name), allowed))
+            keys_N, costs_NM = keys_N[within_N], costs_NM[within_N]
             kept = read_evaluations_by_key(connection, keys_N[non_dominated(costs_NM)].tolist())
         return ParetoFront.of(chosen, kept, allowed)
 
@@ -230,6 +236,21 @@ def _shown(value: Any) -> str:
             f"{o.goal} {o.key} [{o.unit}]" + f" up to {o.reference}" * (o.reference is not None) for o in value
         )
     return repr(value)
+
+
+def _over_limits(connection: Connection, key: StudyKey, study: Study, allowed: ValueFilter) -> NDArray[np.int64]:
+    """Primary keys of the evaluations that break a limit, of an objective or of what is only limited."""
+    goals = {objective.key: objective.goal for objective in study.objectives}
+    goals |= {str(name): "max" for name in cast("list[str]", study.settings.get(LIMITED_FROM_BELOW, []))}
+    limited = [Objective(name=name, unit="", goal=goals.get(name, "min")) for name in study.constraints]
+    if not limited:
+        return np.empty(0, dtype=np.int64)
+    keys_N, costs_NM = _cost_matrix(connection, key, limited, allowed)
+    limits_M = [
+        signed(objective, study.constraints[name]) for objective, name in zip(limited, study.constraints, strict=True)
+    ]
+    over_NM = costs_NM > np.array(limits_M)  # NaN is over nothing
+    return keys_N[over_NM.any(axis=1)]
 
 
 def _cost_matrix(

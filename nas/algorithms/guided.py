@@ -19,16 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.acquisition import greedy_batch, improvements
-from nas.algorithm import AlgorithmSettings, Costs, Generation, Ledger, Search, SearchProblem
+from nas.algorithm import AlgorithmSettings, Costs, Generation, Ledger, Search, SearchProblem, few_uniform
 from nas.beliefs import TRUSTED_CORRELATION, Beliefs
 from nas.candidates import Breeder, Pool, fittest
+from predictors.column_predictor import CONSTANT
 from studies.pareto import hypervolume, non_dominated, signed
 from studies.records import Genotype
 from supernets.genes import GeneTable
@@ -41,8 +41,6 @@ _PROBES, _SIZE_CORRELATION = 100, 0.5
 """Random networks, and the correlation with the computed costs, by which that is decided."""
 _OVERDRAWN = 8
 """Graded networks drawn for each one that is taken, so that some keep the limits."""
-_MOST_UNIFORM = 2000
-"""Uniform networks beyond which a space does not have the layers that would make them special."""
 _LEAST_BATCH, _BATCH_SHARE = 5, 0.2
 """A batch is this share of what has been measured, but not smaller than that, nor larger than is allowed."""
 _ELITE = 60
@@ -133,8 +131,7 @@ class _Guide:
         problem, design = self._problem, dict.fromkeys(self._best_known(_DESIGN // 2))
         wanted = _DESIGN // 2 if design else _DESIGN
         if self._options.uniform_networks and self._options_are_sizes():
-            uniform = list(islice(problem.space.uniform(), _MOST_UNIFORM + 1))
-            uniform = uniform if len(uniform) <= _MOST_UNIFORM else []
+            uniform = few_uniform(problem.space)
             graded = self._table.distinct(self._table.graded_draw(self._rng, _OVERDRAWN * wanted))
             for group, share in ((uniform, _UNIFORM_SHARE), (graded, _GRADED_SHARE)):
                 affordable = self.ledger.affordable(dict.fromkeys(group))
@@ -246,7 +243,10 @@ class _Guide:
     def _reference(self, *fronts: Costs) -> Costs:
         """The objectives' own reference points; a little beyond the worst of the fronts for those that have none."""
         present = np.vstack(fronts) if any(map(len, fronts)) else np.zeros((1, len(self._problem.objectives)))
-        beyond = present.max(axis=0) + _MARGIN * np.ptp(present, axis=0)
+        fits = self._beliefs.fits()
+        constant = [o.key in fits and fits[o.key].predictor == CONSTANT for o in self._problem.objectives]
+        spread = np.where(constant, np.maximum(np.abs(present[0]), 1.0), np.ptp(present, axis=0))
+        beyond = present.max(axis=0) + _MARGIN * spread
         given = np.array(
             [np.nan if (o.reference is None) else signed(o, o.reference) for o in self._problem.objectives]
         )
@@ -256,7 +256,9 @@ class _Guide:
     def _explored_share(self) -> float:
         if not self._options.explore:
             return 0.0
-        worst = min((fit.rank_correlation for fit in self._beliefs.fits().values()), default=1.0)
+        fits = list(self._beliefs.fits().values())
+        told = [fit for fit in fits if fit.predictor != CONSTANT] or fits  # a constant cost among others says nothing
+        worst = min((fit.rank_correlation for fit in told), default=1.0)
         return _MOST_EXPLORED * min(1.0, max(0.0, 1 - worst / TRUSTED_CORRELATION))
 
     def _bred(self, count: int) -> list[Genotype]:

@@ -13,7 +13,7 @@ from random import Random
 
 import numpy as np
 
-from nas.algorithm import AlgorithmSettings, Costs, Ledger, Search, SearchProblem
+from nas.algorithm import AlgorithmSettings, Costs, Ledger, Search, SearchProblem, few_uniform
 from nas.evolution import Evolution, select
 from predictors.surrogate import fit_best
 from studies.records import Genotype
@@ -41,7 +41,7 @@ def search(problem: SearchProblem, settings: AlgorithmSettings) -> Search:
 
 def _first_batch(ledger: Ledger, rng: Random, batch: int) -> list[Genotype]:
     """Random networks and a few uniform ones, evenly spread over their sizes: they anchor the predictors."""
-    uniform = ledger.affordable(dict.fromkeys(ledger.problem.space.uniform()))
+    uniform = ledger.affordable(few_uniform(ledger.problem.space))
     count = min(len(uniform), max(1, batch // _UNIFORM_SHARE))
     spread = np.linspace(0, len(uniform) - 1, count).round().astype(int)
     chosen = [uniform[i] for i in spread]

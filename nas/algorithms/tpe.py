@@ -70,7 +70,7 @@ def _suggested(trial: optuna.Trial, space: SearchSpace) -> Genotype:
     for gene, active in enumerate(space.active_genes(tuple(genotype))):
         if active and gene not in shared:
             genotype[gene] = _suggest_gene(trial, space, gene)
-    return tuple(genotype)
+    return space.canonical(genotype)
 
 
 def _suggest_gene(trial: optuna.Trial, space: SearchSpace, gene: int) -> int:

@@ -282,6 +282,8 @@ def test_bad_input_to_tune(case: str, fitted: ToyJob, tmp_path: Path, capsys: py
         (["--objective", "beauty"], ExitCode.BAD_INPUT, "unknown objective 'beauty'; known are active-parameters"),
         (["--objective", "latency:batch=x"], ExitCode.BAD_INPUT, "batch, sequence and threads of latency are whole"),
         (["--budget", "0"], ExitCode.BAD_INPUT, "a budget is at least 1 evaluation, got 0"),
+        (["--seed", "-1"], ExitCode.BAD_INPUT, "a seed is a whole number from 0, got -1"),
+        (["--finalists", "-1"], ExitCode.BAD_INPUT, "finalists are counted from 0, got -1"),
         (["--sequence", "long"], ExitCode.BAD_INPUT, "--sequence reads 64, 16+64 or data, got 'long'"),
         (["--max-latency-ms", "1e-6"], ExitCode.LIMITS, "no sub-network can meet latency 1e-06 ms"),
         (["--max-parameters", "10"], ExitCode.LIMITS, "no sub-network can meet parameters 10"),

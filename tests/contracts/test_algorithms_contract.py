@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nas.algorithm import ALGORITHMS, AlgorithmSettings, load_algorithm
+from nas.algorithm import ALGORITHMS, AlgorithmSettings, SearchProblem, load_algorithm
+from studies.records import Genotype, Objective
+from supernets.space import Choice, SearchSpace
 from tests.toy_search import drive, reached, toy_costs, toy_problem
 
 NAMES = ALGORITHMS.names()
@@ -21,6 +25,16 @@ import sys
 from tests.toy_search import drive, toy_problem
 print(drive(toy_problem({1: 6.0}), sys.argv[1], 48))
 """
+
+
+def one_objective(space: SearchSpace) -> SearchProblem:
+    """A search for errors that have to be measured."""
+    return SearchProblem(
+        space=space,
+        objectives=(Objective(name="error", unit="fraction"),),
+        exact=lambda genotypes: np.full((len(genotypes), 1), np.nan),
+        exact_columns=(False,),
+    )
 
 
 def test_the_shipped_algorithms_are_found() -> None:
@@ -111,6 +125,32 @@ def test_survives_a_first_batch_that_failed_entirely(name: str) -> None:
     search = load_algorithm(name)(toy_problem(), AlgorithmSettings(batch=8))
     first = next(search)
     assert search.send(np.full((len(first), 2), np.inf))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ends_where_genes_are_moot(name: str) -> None:
+    """Two layers of experts whose operator decides nothing while all are kept: 16 networks, each asked for once."""
+    genes = (
+        Choice(axis="experts", options=(2, 4), layer=0),
+        Choice(axis="operator", options=(1, 2, 3), layer=0, moot=("experts", 4)),
+    )
+    space = SearchSpace("moot", 2, (0, 1), tuple(replace(gene, layer=i) for i in range(2) for gene in genes))
+    problem = one_objective(space)
+    running, asked = load_algorithm(name)(problem, AlgorithmSettings(batch=4)), list[Genotype]()
+    proposal = next(running)
+    with suppress(StopIteration):
+        while len(asked) < 100:
+            asked += proposal
+            proposal = running.send(np.array([[sum(genotype) / 10] for genotype in proposal]))
+    assert len(asked) == len(set(asked)) == space.size == 16
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_many_axes_of_their_own_take_no_time(name: str) -> None:
+    """No algorithm lists 3^30 uniform networks where every gene has an axis of its own."""
+    space = SearchSpace("named", 1, (0,), tuple(Choice(axis=f"a{i}", options=(1, 2, 3), layer=0) for i in range(30)))
+    problem = one_objective(space)
+    assert len(next(load_algorithm(name)(problem, AlgorithmSettings(batch=4)))) > 0
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -278,7 +278,27 @@ def test_batches_longer_than_a_parameter_list(demo: StudyStore) -> None:
     demo.append("demo", given)
     assert [e.number for e in demo.append("demo", given)] == list(range(1201))
     assert len(demo.lookup("space", [e.genotype for e in given], ERROR.key)) == 1201
-    assert len(demo.front("demo")) == 1201
+    assert len(demo.front("demo")) == 13, "the limit is 12.5 ms, and latencies are 0, 1, 2 and so on"
+
+
+def test_limits_hold_for_what_is_no_objective_and_for_the_latest_value(demo: StudyStore) -> None:
+    """A network leaves the front when it is measured to break a limit; one without a value breaks none."""
+    demo.append("demo", [evaluation((1, 1), 0.5, 4.0), evaluation((2, 1), 0.4, 12.0)])
+    assert len(demo.front("demo")) == 2
+    slower = replace(evaluation((2, 1), 0.4, 13.0).values[1], provenance="extracted")
+    demo.add_values("demo", (2, 1), [slower])
+    assert [e.genotype for e in demo.front("demo").evaluations] == [(1, 1)]
+    assert len(demo.front("demo", objectives=[ERROR])) == 1, "whatever the front compares"
+    size = Objective(name="size", unit="")
+    for name, settings, kept in (("most", {}, (1, 1)), ("least", {"limited_from_below": ["size"]}, (2, 1))):
+        study = replace(STUDY, name=name, constraints={"size": 5.0}, settings=settings)
+        demo.create_or_resume(study)
+        for genotype, error, number in (((1, 1), 0.5, 4.0), ((2, 1), 0.4, 6.0)):
+            known = evaluation(genotype, error, 1.0)
+            value = Value(objective=size.key, number=number, provenance="computed")
+            demo.append(name, [replace(known, values=(*known.values, value))])
+        demo.append(name, [evaluation((3, 1), 0.9, 0.5)])
+        assert {e.genotype for e in demo.front(name).evaluations} == {kept, (3, 1)}
 
 
 def test_a_second_opening_finds_everything(demo: StudyStore, url: str) -> None:

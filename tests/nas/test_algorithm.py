@@ -46,3 +46,10 @@ def test_draws_distinct_networks_within_the_limit_even_where_those_are_rare() ->
 
 def test_draws_nothing_where_nothing_is_affordable() -> None:
     assert Ledger(toy_problem({1: 0.1})).draw(Random(0), 3) == []
+
+
+def test_only_what_failed_breaks_limits_without_end() -> None:
+    """A cost that may be arbitrarily good, as a network has that was only looked at briefly, breaks no limit."""
+    problem = toy_problem({1: 4.0})
+    costs = np.array([[np.inf, np.inf], [-np.inf, -np.inf], [-np.inf, 5.0], [0.1, np.nan]])
+    assert problem.violations(costs).tolist() == [np.inf, 0.0, 0.25, 0.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from nas.settings import SearchSettings
 from studies.errors import LimitError
 from studies.records import Genotype, Objective
 from studies.store import StudyStore
+from supernets.space import Choice, SearchSpace
 from tests.toy_job import QUICK
 from tests.toy_search import toy_costs, toy_space
 
@@ -117,8 +119,66 @@ def test_exact_costs_are_computed_and_limit_what_is_evaluated(store: StudyStore)
     assert all(sum(genotype) <= 9 for genotype in problem.calls)
     (provenance,) = {e.values[1].provenance for e in store.evaluations("study")}
     assert provenance == "computed"
-    with pytest.raises(LimitError, match="no sub-network can meet size -1"):
-        search_problem(request(limits={"size": -1.0}, study_name="none"), problem, store)
+    known = len(problem.calls)
+    assert not search_problem(request(limits={"size": -1.0}, study_name="none"), problem, store)
+    assert len(problem.calls) == known, "nothing within the limit, nothing evaluated"
+    with pytest.raises(LimitError, match="no sub-network can meet size 1"):
+        search_problem(request(limits={"size": 1.0}, study_name="small"), Odd(), store)
+
+
+class Odd(Plain):
+    """Its costs do not grow with the options: 5, 1, 9 and 5, 9, 1, added."""
+
+    space = SearchSpace("odd", 2, (0, 1), tuple(Choice(axis="kind", options=(1, 2, 3), layer=i) for i in range(2)))
+
+    def evaluate(self, genotype: Genotype) -> Mapping[str, Score]:
+        self.calls.append(genotype)
+        return {"accuracy": 0.1 * sum(genotype)}
+
+    def exact(self, genotype: Genotype) -> Mapping[str, float]:
+        return {"size": (5, 1, 9)[genotype[0]] + (5, 9, 1)[genotype[1]]}
+
+
+def test_a_limit_that_only_mixed_networks_meet_is_no_mistake(store: StudyStore) -> None:
+    problem = Odd()
+    front = search_problem(request(limits={"size": 5.0}), problem, store)
+    assert [e.genotype for e in front.evaluations] == [(1, 2)] == problem.calls
+
+
+def test_fronts_are_within_limits_that_have_to_be_measured(store: StudyStore) -> None:
+    front = search_problem(request(limits={"size": 9.0}), Plain(), store)
+    assert any(sum(e.genotype) > 9 for e in store.evaluations("study")), "or the test shows nothing"
+    assert [e.number for e in front.evaluations] == [e.number for e in store.front("study").evaluations]
+    assert all(0 <= sum(e.genotype) <= 9 and e.number >= 0 for e in front.evaluations)
+
+
+def test_a_latency_of_its_own_is_not_mixed_with_measured_ones(store: StudyStore) -> None:
+    class Own(Whole):
+        objectives: Sequence[Objective] = (ACCURACY, LATENCY)
+
+        def evaluate(self, genotype: Genotype) -> Mapping[str, Score]:
+            return {**super().evaluate(genotype), "latency": 1000.0 + sum(genotype)}
+
+    front = search_problem(request("accuracy", "latency"), Own(), store)
+    assert {front.value(e, LATENCY).provenance for e in front.evaluations} == {"supernet"}
+    assert not store.devices()
+
+
+def test_costs_that_cannot_be_computed_for_some_networks(store: StudyStore) -> None:
+    """They are as good as infinite: such a network is left out, or becomes a failed row; the search goes on."""
+
+    class Holes(Exact):
+        def exact(self, genotype: Genotype) -> Mapping[str, float]:
+            if sum(genotype) % 3 == 1:
+                raise ValueError("no such shape")
+            return {"size": math.nan if sum(genotype) % 3 == 2 else sum(genotype)}
+
+    for algorithm in ("guided", "nsga2"):
+        asked = request(budget=40, study_name=algorithm)
+        front = search_problem(replace(asked, search=replace(asked.search, algorithm=algorithm)), Holes(), store)
+        assert len(front)
+        assert all(sum(e.genotype) % 3 == 0 for e in front.evaluations)
+        assert len(store.evaluations(algorithm)) == 40
 
 
 def test_an_interrupted_search_resumes_to_the_same_trace(store: StudyStore) -> None:
@@ -214,7 +274,11 @@ def test_an_objective_is_named_by_key_or_name() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "message"),
-    [(request(low_fidelity=0.5), "leave out low fidelity"), (request("beauty"), "not 'beauty'")],
+    [
+        (request(low_fidelity=0.5), "leave out low fidelity"),
+        (request("beauty"), "not 'beauty'"),
+        (replace(request(), sequences=(16, 64)), "at one sequence length"),
+    ],
 )
 def test_what_means_nothing_to_a_problem_is_refused(store: StudyStore, asked: SearchRequest, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -231,6 +295,8 @@ def test_a_problem_is_found_from_the_present_folder(tmp_path: Path, monkeypatch:
         "from tests.nas.test_custom_problem import Exact\nnothing = 3\ndef make():\n    return Exact()\n"
     )
     (tmp_path / "broken_import.py").write_text("import no_such_package\n")
+    (tmp_path / "broken_text.py").write_text("def make(:\n")
+    (tmp_path / "wants_more.py").write_text("def make(folder):\n    return folder\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     for text in ("mine_all_mine:Exact", "mine_all_mine:make"):
@@ -241,6 +307,9 @@ def test_a_problem_is_found_from_the_present_folder(tmp_path: Path, monkeypatch:
         "mine_all_mine:nothing": "is no search problem: it lacks space, objectives",
         "no_such_module:X": "cannot import 'no_such_module'",
         "broken_import:X": "No module named 'no_such_package'",
+        "broken_text:make": "cannot import 'broken_text' for the problem",
+        "wants_more:make": "must be made without arguments: missing a required argument: 'folder'",
+        ".relative:X": "cannot import '.relative'",
     }.items():
         with pytest.raises(ValueError, match=message):
             load_problem(text)

@@ -193,7 +193,7 @@ def test_a_real_task_is_raced_on_the_examples_of_its_share(tmp_path: Path) -> No
     settings = SearchSettings(objectives=("error", "macs"), low_fidelity=0.25)
     study = study_for(settings, problem, bindings, {})
     assert study.algorithm.endswith(",low_fidelity=0.25")
-    assert study.data_hash.endswith(":examples=8,seed=0")
+    assert study.data_hash.endswith(":examples=8,seed=0:float32")
 
 
 def test_settings_that_exclude_each_other() -> None:

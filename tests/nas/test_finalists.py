@@ -15,7 +15,7 @@ from nas.algorithm import AlgorithmSettings, load_algorithm
 from nas.end_to_end import example_inputs, measure_networks, network_specs
 from nas.evaluator import Evaluator
 from nas.finalists import choose_finalists, remeasure
-from nas.objective import Bindings
+from nas.objective import Bindings, EvaluationFailed
 from nas.problem import build_problem, study_for
 from nas.search import run
 from nas.settings import SearchSettings
@@ -110,6 +110,24 @@ def test_finalists_and_the_full_network_get_measured_latencies_once(store: Study
     calls = len(backend.outputs)
     assert remeasure(front, bindings, evaluator, store, "study", backend, count=3) == [full, *finalists]
     assert len(backend.outputs) == calls
+
+
+def test_a_full_network_that_fails_becomes_a_failed_row(store: StudyStore) -> None:
+    backend = CallCounter()
+    bindings = bindings_of(backend)
+    front, evaluator = searched(bindings, store, "error", "latency")
+    largest = bindings.supernet.space.largest
+    assert largest not in {e.genotype for e in store.evaluations("study")}
+
+    class Failing(Evaluator):
+        def __call__(self, genotype: Genotype) -> Evaluation:
+            raise EvaluationFailed("too large for this machine")
+
+    failing = Failing(evaluator.columns, bindings.supernet.space)
+    finalists = remeasure(front, bindings, failing, store, "study", backend, count=2)
+    assert [e.genotype for e in finalists] == [e.genotype for e in choose_finalists(front, 2)]
+    (failed,) = [e for e in store.evaluations("study") if e.genotype == largest]
+    assert (failed.status, failed.failure) == ("failed", "too large for this machine")
 
 
 def test_a_latency_that_is_only_limited_is_measured_too(store: StudyStore) -> None:

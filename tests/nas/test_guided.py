@@ -169,6 +169,48 @@ def test_constant_costs_end_no_search(constant: float) -> None:
     assert not said[-1].columns["error"].trusted
 
 
+def test_a_constant_cost_among_others_changes_nothing() -> None:
+    """A third objective that is always 1 leaves batches as promising, and the front's box as large, as without it."""
+    third = Objective(name="score", unit="points")
+    plain = toy_problem()
+    problem = dataclasses.replace(
+        plain,
+        objectives=(*plain.objectives, third),
+        exact=lambda rows: np.column_stack([plain.exact(rows), np.full(len(rows), np.nan)]),
+        exact_columns=(*plain.exact_columns, False),
+    )
+
+    def evaluate(genotypes: Sequence[Genotype]) -> Costs:
+        return np.column_stack([toy(genotypes), np.ones(len(genotypes))])
+
+    _, _, said = run(problem, evaluate, 60)
+    assert all(generation.note.endswith(" 0 explored") for generation in said[-3:])
+    assert said[-1].hypervolume > 0
+    assert said[-1].columns["score"].predictor == "constant"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_small_space_ends_when_it_is_used_up(seed: int) -> None:
+    """Also where a model other than the process predicts: none of them takes an empty pool."""
+    space = SearchSpace(
+        "small", 2, (0, 1), tuple(Choice(axis="kind", options=tuple(range(1, 9)), layer=i) for i in range(2))
+    )
+    problem = SearchProblem(
+        space=space,
+        objectives=(ERROR,),
+        exact=lambda genotypes: np.full((len(genotypes), 1), np.nan),
+        exact_columns=(False,),
+    )
+    noise = np.random.default_rng(seed).normal(scale=0.1, size=(8, 8))
+
+    def evaluate(genotypes: Sequence[Genotype]) -> Costs:
+        return np.array([[np.sin(a / 2) * (1 if b > 3 else -1) + noise[a, b]] for a, b in genotypes])
+
+    asked, _, said = run(problem, evaluate, 100, seed=seed)
+    assert len(asked) == len(set(asked)) == 64
+    assert said[-1].columns["error"].predictor != "mean"
+
+
 def test_noise_alone_makes_it_explore() -> None:
     rng = np.random.default_rng(0)
 
