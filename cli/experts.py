@@ -216,7 +216,7 @@ def search(
     settings = asked.settings(limits, run, study_name)
     request = ExpertRequest(
         model=model,
-        task=text.settings(data, run.seed),
+        task=text.settings(data),
         space=experts.space(),
         statistics=None if statistics is None else str(statistics),
         protect=protect,

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas.expert_stage import BATCH_SIZE, OnDone, load_experts, open_text, stored_statistics, training_batches
+from nas.expert_stage import BATCH_SIZE, OnDone, load_experts, stored_statistics, training_batches
 from nas.model_card import reduction_card
+from nas.tuning import open_task
 from predictors.measure import measured_versions
 from supernets.checkpoint import write_network
 from supernets.evaluation import Quality, evaluate
@@ -57,6 +58,10 @@ class ReductionRequest:
         operator = reduction(self.operator)
         if operator.needs_data and self.statistics is None:
             raise ValueError(f"operator {self.operator} goes by routing statistics; give those of nas experts stats")
+        if self.protect and self.statistics is None:
+            raise ValueError("super experts are found by routing statistics; give those of nas experts stats")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"a repair takes at least 1 step, got {self.steps}")
         if self.repair is not None:
             repair_named(self.repair)
             if self.task is None:
@@ -87,7 +92,7 @@ def reduce_checkpoint(request: ReductionRequest, on_step: OnDone | None = None) 
         VerificationError: the checkpoint computes something else; nothing is left behind.
     """
     loaded = load_experts(request.model)
-    text = None if request.task is None else open_text(request.task, request.model)[0]
+    text = None if request.task is None else open_task(request.task, request.model)[0]
     statistics = None if request.statistics is None else stored_statistics(request.statistics, loaded.model)
     supernet, architecture, experts = reduced_space(request, loaded.model, statistics)
     layout = stock_layout(supernet, architecture)

@@ -12,27 +12,29 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nas.tuning import LENGTH_QUANTILES, absolute_paths, open_task, require_same
 from supernets.calibration import calibrate
 from supernets.checkpoint import (
     LanguageModel,
-    input_limit,
     is_language_model,
     load_language_model,
     read_supernet_record,
     save_supernet,
 )
-from supernets.data.encoding import DEFAULT_MAX_LENGTH
 from supernets.evaluation import evaluate
-from supernets.expert_bank import moe_layers
+from supernets.expert_bank import MoeLayer, moe_layers
 from supernets.family import SpaceOptions
 from supernets.free_memory import require_memory
 from supernets.layer_stream import LayerStream, calibrate_streamed
-from supernets.routing_statistics import RoutingStatistics
+from supernets.routing_statistics import LayerStatistics, RoutingStatistics
 from supernets.supernet import Supernet
 from supernets.task import TRAIN, VALIDATION, Task, TaskSettings
 
 BATCH_SIZE = 8
+_COMPARED, _ROUNDING = 8, 1e-3
+"""Sampled tokens by which statistics are known again, and how far logits may be off by rounding."""
 """Blocks per forward pass of calibration and repair."""
 
 OnDone = Callable[[float, float], None]
@@ -96,13 +98,6 @@ def _require_experts(source: str) -> None:
         raise ValueError(f"{source} has layers of different sizes already; start from the model that it was made of")
 
 
-def open_text(settings: TaskSettings, source: str) -> tuple[Task, Any]:
-    """The text in blocks that the checkpoint takes, and the checkpoint's tokenizer."""
-    if settings.max_length is None:
-        settings = replace(settings, max_length=min(input_limit(source), DEFAULT_MAX_LENGTH))
-    return open_task(settings, source)
-
-
 def model_statistics(
     source: str, settings: TaskSettings, name: str, on_done: OnDone | None = None, *, stream: bool = False
 ) -> RoutingStatistics:
@@ -112,9 +107,9 @@ def model_statistics(
     """
     if not stream:
         model = load_experts(source).model
-        return text_statistics(model, open_text(settings, source)[0], name, on_done)
+        return text_statistics(model, open_task(settings, source)[0], name, on_done)
     folder = stream_experts(source).folder
-    task, _ = open_text(settings, source)
+    task, _ = open_task(settings, source)
     batches = list(training_batches(task))
     return calibrate_streamed(folder, batches, task=name, seed=task.settings.seed, on_layer=on_done)
 
@@ -141,7 +136,8 @@ def stored_statistics(folder: str, model: Any) -> RoutingStatistics:
         ValueError: there are none, or they are those of a model with other experts.
     """
     statistics = RoutingStatistics.load(Path(folder))
-    own = {layer.index: layer.count for layer in moe_layers(model)}
+    layers = moe_layers(model)
+    own = {layer.index: layer.count for layer in layers}
     found = {index: layer.count for index, layer in statistics.layers.items()}
     if found != own:
         raise ValueError(
@@ -149,7 +145,25 @@ def stored_statistics(folder: str, model: Any) -> RoutingStatistics:
             f"(layers {sorted(found)} with {sorted(set(found.values()))}, not {sorted(own)} with "
             f"{sorted(set(own.values()))}); calibrate this model"
         )
+    for layer in layers:
+        _require_own(layer, statistics.layers[layer.index], folder)
     return statistics
+
+
+@torch.no_grad()
+def _require_own(layer: MoeLayer, found: LayerStatistics, folder: str) -> None:
+    """Refuse statistics whose sampled tokens this layer's router answers otherwise; one not loaded yet passes."""
+    sample_RD, logits_RE = found.sample_RD[:_COMPARED], found.sample_logits_RE[:_COMPARED]
+    if layer.router.weight.is_meta:
+        return
+    if sample_RD.shape[1] == layer.router.weight.shape[1]:
+        worst = (layer.router(sample_RD)[0].float() - logits_RE).abs().max()
+        if float(worst) <= _ROUNDING * max(1.0, float(logits_RE.abs().max())):
+            return
+    raise ValueError(
+        f"the statistics in {folder} are of another model: its router of layer {layer.index} answers otherwise; "
+        "calibrate this model"
+    )
 
 
 def expert_supernet(request: ExpertRequest, folder: Path, on_done: OnDone | None = None) -> Path:
@@ -162,7 +176,7 @@ def expert_supernet(request: ExpertRequest, folder: Path, on_done: OnDone | None
         require_same(read_supernet_record(folder).get("request"), request.to_json(), folder)
         return folder
     loaded = load_experts(request.model)
-    task, tokenizer = open_text(request.task, request.model)
+    task, tokenizer = open_task(request.task, request.model)
     if request.statistics is None:
         statistics = text_statistics(loaded.model, task, str(request.task.data), on_done)
     else:

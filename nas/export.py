@@ -24,7 +24,7 @@ from studies.records import Evaluation, Value, content_hash
 from studies.store import StudyStore
 from studies.study_book import Artifact
 from supernets.checkpoint import PROVENANCE_FILE, load_classifier, load_teacher_logits, write_network
-from supernets.evaluation import Quality, evaluate, predict_logits, resolve_precision
+from supernets.evaluation import Quality, evaluate, fitting_batch_size, predict_logits, resolve_precision
 from supernets.family import Layout
 from supernets.finetune import TuneProgress, TuneSettings, tune
 from supernets.recipe import Recipe, distilled
@@ -171,14 +171,16 @@ def export_network(
             f"a supernet of {task.settings.kind} has an untrained head: fine-tune the network on a task with nas adapt"
         )
     architecture = supernet.space.decode(evaluation.genotype)
+    supernet.model.cpu().eval()  # a search may have left it elsewhere; exports are proved on the processor
     network = supernet.extract(architecture, request.layout)
     inputs = dict(next(task.batches(VALIDATION, 8)).inputs)
     _check_extraction(opened, network, evaluation, inputs, request.layout)
-    inherited = quality = evaluate(network, task, VALIDATION)
+    at_once = fitting_batch_size(task, supernet.config)
+    inherited = quality = evaluate(network, task, VALIDATION, batch_size=at_once)
     recovery_kept = False
     if request.recovery_steps:
         recovered = recover(opened, deepcopy(network), request, on_progress)
-        after = evaluate(recovered, task, VALIDATION)
+        after = evaluate(recovered, task, VALIDATION, batch_size=at_once)
         recovery_kept = after.error <= inherited.error
         network, quality = (recovered, after) if recovery_kept else (network, inherited)
     weights_hash = content_hash([supernet.hash, evaluation.genotype, request.recovery_steps, request.seed])
@@ -271,7 +273,6 @@ def _check_extraction(
     A padded one computes more of each router's rows at once, which may round differently.
     """
     supernet = opened.supernet
-    supernet.model.cpu().eval()
     with torch.no_grad():
         with supernet.active(supernet.space.decode(evaluation.genotype)):
             expected = supernet(**inputs).logits
@@ -312,14 +313,13 @@ def recover(
 def _teacher_logits(opened: OpenSupernet, settings: TuneSettings) -> Tensor:
     """What the supernet was distilled from on the training examples; asked again if the data have changed since."""
     kept = load_teacher_logits(opened.folder)
-    if kept is not None and len(kept) == opened.task.size(TRAIN):
+    if kept is not None and opened.record.get("taught_on") == opened.task.data_hash(TRAIN):
         return kept
     teacher = opened.record.get("teacher")
     model: Any = opened.supernet if teacher is None else load_classifier(teacher, opened.task.labels).model
-    if teacher is not None:
-        model = model.to(settings.device)
-    precision = resolve_precision(settings.precision, settings.device)
-    return predict_logits(model, opened.task, TRAIN, device=settings.device, precision=precision)[0]
+    device = "cpu" if teacher is None else settings.device  # the supernet stays where exports are proved
+    precision = resolve_precision(settings.precision, device)
+    return predict_logits(model.to(device), opened.task, TRAIN, device=device, precision=precision)[0]
 
 
 def _provenance(

@@ -20,7 +20,7 @@ from supernets.checkpoint import (
     load_exported,
     load_language_model,
 )
-from supernets.evaluation import Precision, Quality, evaluate, resolve_precision
+from supernets.evaluation import Precision, Quality, evaluate, fitting_batch_size, resolve_precision
 from supernets.task import SPLITS, TEST, TRAIN, TaskSettings
 
 
@@ -70,7 +70,8 @@ def judge(request: JudgeRequest, on_progress: Callable[[float, int], None] | Non
     split = request.split or (TEST if TEST in task.splits else SPLITS[1])
     network = _load(request, task.labels).to(request.device)
     precision = resolve_precision(request.precision, request.device)
-    quality = evaluate(network, task, split, device=request.device, precision=precision)
+    at_once = fitting_batch_size(task, network.config)
+    quality = evaluate(network, task, split, batch_size=at_once, device=request.device, precision=precision)
     lengths = request.sequences or task.length_quantiles(TRAIN, LENGTH_QUANTILES)
     context = Context(batch=request.batch, sequences=lengths, threads=request.threads, dtype=request.dtype)
     backend = load_backend(request.device)

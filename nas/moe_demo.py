@@ -17,11 +17,12 @@ from typing import Any
 from nas.demo import Say, Watch
 from nas.domain_texts import prepare_domain_texts
 from nas.expert_reduction import ReductionRequest, reduce_checkpoint
-from nas.expert_stage import ExpertRequest, expert_supernet, load_experts, open_text, text_statistics
+from nas.expert_stage import ExpertRequest, expert_supernet, load_experts, text_statistics
 from nas.export import ExportRequest, export_network, record_export
 from nas.moe_subject import Subject, domain_task, prepare_subject
 from nas.searching import OpenSupernet, SearchRequest, open_supernet, search_supernet
 from nas.settings import SearchSettings
+from nas.tuning import open_task
 from nas.workspace import Workspace
 from studies.pareto import ParetoFront
 from studies.records import Evaluation
@@ -108,7 +109,7 @@ class _Job:
     @cached_property
     def task(self) -> Task:
         """Calibration text, validation text and test text of the domain."""
-        return open_text(self.text, str(self.model))[0]
+        return open_task(self.text, str(self.model))[0]
 
     @cached_property
     def statistics(self) -> str:

@@ -18,7 +18,8 @@ from supernets.supernet import Supernet
 from supernets.task import UNLABELLED, Batch, Task
 
 Keep = Callable[[Tensor, Batch, int], Tensor]
-"""From float32 logits, the batch on its device and its number to what is kept: one row an example."""
+"""From a task's answers in float32, which mostly are logits, the batch on its device and its number to what is kept:
+one row an example."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +71,10 @@ class Passes:
         with supernet.active(supernet.space.decode(genotype)), autocast(self.precision, self.device):
             for number, batch in enumerate(batches):
                 on_device = batch.to(self.device)
-                logits = supernet(**on_device.inputs).logits.float()
+                answers, known = self.task.answers(supernet, on_device)
                 for name, keep in self._keep.items():
-                    kept[name].append(keep(logits, on_device, number).cpu())
+                    kept[name].append(keep(answers.float(), on_device, number).cpu())
                 positions.append(batch.indices)
-                labels.append(torch.full((len(batch),), UNLABELLED) if batch.labels is None else batch.labels)
+                labels.append(torch.full((len(batch),), UNLABELLED) if known is None else known.cpu())
         order = torch.cat(positions).argsort()
         return {name: torch.cat(parts)[order] for name, parts in kept.items()}, torch.cat(labels)[order]

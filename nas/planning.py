@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable
 
-from nas.teaching import needs_training, teacher_settings
+from nas.teaching import needs_training, order_after_learning, teacher_settings
 from nas.tune_request import TuneRequest
 from nas.workspace import Workspace
 from supernets.estimate import Estimate, estimate
@@ -55,7 +55,7 @@ def remembered(request: TuneRequest, steps: int, workspace: Workspace) -> TuneRe
 
 def training_estimate(request: TuneRequest, supernet: Supernet, task: Task) -> Estimate:
     """What a request will take: the supernet's training, and the teacher's where one has to be trained."""
-    found = estimate(supernet, task, request.tuning)
+    found = estimate(supernet, task, order_after_learning(request))
     if not needs_training(request):
         return found
     return found + estimate(supernet, task, teacher_settings(request))

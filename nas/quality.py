@@ -85,6 +85,13 @@ def _identity(bindings: Bindings) -> Identity:
     )
 
 
+def require_logits(name: str, bindings: Bindings) -> None:
+    """Refuse a quality of logits for a task that answers with something else, with a ValueError."""
+    task = bindings.task
+    if not task.trains_head:
+        raise ValueError(f"{name} needs the logits of a head, which {task.settings.kind} has not: search for error")
+
+
 def predictions(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     """Logits [B, P, C] and what they should predict, [B, P]: the class of an example, or the next tokens of a text.
 

@@ -30,15 +30,11 @@ from studies.pareto import ParetoFront
 from studies.records import MEASURED, Evaluation, Study
 from studies.store import StudyStore
 from supernets.checkpoint import load_supernet
-from supernets.evaluation import Precision, resolve_precision
+from supernets.evaluation import Precision, fitting_batch_size, resolve_precision
 from supernets.supernet import Supernet
 from supernets.task import TRAIN, VALIDATION, Task, TaskSettings
 
 LATENCY_TABLE_NOTE = "latency_table"
-
-BATCH_SIZE = 64
-LOGITS_BYTES = 2**28
-"""Of one forward pass over text; probabilities need as much again."""
 
 UNIFORM_FINALISTS = 3
 """Networks that stock classes can express, measured end to end whether on the front or not."""
@@ -101,7 +97,7 @@ def open_supernet(folder: Path, data: str | Mapping[str, str] | None = None) -> 
     supernet, tokenizer, record = load_supernet(folder)
     settings = TaskSettings.from_json(record["task"])
     task, _ = open_task(settings if data is None else replace(settings, data=data), str(folder))
-    return OpenSupernet(supernet, with_answers(task, record["teacher"]), tokenizer, record, folder)
+    return OpenSupernet(supernet, with_answers(task, record.get("answers")), tokenizer, record, folder)
 
 
 def context_of(request: SearchRequest, task: Task) -> Context:
@@ -133,7 +129,7 @@ def search_supernet(
         task=opened.task,
         context=context_of(request, opened.task),
         table=_table(request, opened, store, backend, on_measured),
-        batch_size=_batch_size(opened),
+        batch_size=fitting_batch_size(opened.task, opened.supernet.config),
         examples=_examples(request, opened.task),
         device=request.device,
         precision=resolve_precision(request.precision, request.device),
@@ -222,14 +218,6 @@ class _Finals:
         chosen.add(self.bindings.supernet.space.largest)
         stored = [e for e in self.store.evaluations(self.study.name) if e.genotype in chosen and e.status == "done"]
         complete(stored, self.full, self.store, self.study.name, self.on_measured)
-
-
-def _batch_size(opened: OpenSupernet) -> int:
-    """Examples per forward pass whose logits, one set per token for text, fit into `LOGITS_BYTES`."""
-    if opened.task.num_labels:
-        return BATCH_SIZE
-    longest = max(opened.task.length_quantiles(VALIDATION, LENGTH_QUANTILES))
-    return max(1, min(BATCH_SIZE, LOGITS_BYTES // (4 * longest * int(opened.supernet.config.vocab_size))))
 
 
 def _examples(request: SearchRequest, task: Task) -> int | None:

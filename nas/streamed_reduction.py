@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from nas.expert_reduction import Reduced, ReductionRequest, check_inputs, provenance_of, reduced_space, stock_layout
-from nas.expert_stage import BATCH_SIZE, open_text, stored_statistics, stream_experts
+from nas.expert_stage import BATCH_SIZE, stored_statistics, stream_experts
 from nas.model_card import reduction_card
+from nas.tuning import open_task
 from supernets.checkpoint import load_tokenizer, write_companions
 from supernets.evaluation import Quality
 from supernets.layer_stream import LayerStream, streamed_quality
@@ -33,7 +34,7 @@ def reduce_streamed(request: ReductionRequest, on_stage: OnStage | None = None) 
     if request.task is None:
         text, tokenizer = None, load_tokenizer(request.model)
     else:
-        text, tokenizer = open_text(request.task, request.model)
+        text, tokenizer = open_task(request.task, request.model)
     statistics = None if request.statistics is None else stored_statistics(request.statistics, stream.model)
     supernet, architecture, experts = reduced_space(request, stream.model, statistics)
     before = supernet.count_parameters(supernet.space.decode(supernet.space.largest))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nas.planning import decided_steps, recalled, remembered, training_estimate
 from nas.teaching import Teacher, find_teacher, given_teacher, order_after_learning, start_from_teacher, with_answers
@@ -62,12 +62,11 @@ def open_task(settings: TaskSettings, source: str) -> tuple[Task, Any]:
     labels = head_labels(source)
     if labels is not None and settings.labels is None:
         settings = replace(settings, labels=labels)
-    most = input_limit(source)
+    most, task_class = input_limit(source), cast("Any", TASKS.load(settings.kind))
     if settings.max_length is None:
-        settings = replace(settings, max_length=min(most, length_limit(tokenizer)))
+        settings = replace(settings, max_length=min(most, task_class.usual_length or length_limit(tokenizer)))
     elif settings.max_length > most:
         raise ValueError(f"{source} takes inputs of at most {most} tokens, got a maximum of {settings.max_length}")
-    task_class: Any = TASKS.load(settings.kind)
     task: Task = task_class.open(settings, tokenizer)
     return task, tokenizer
 
@@ -86,12 +85,24 @@ def prepare(request: TuneRequest) -> Prepared:
     if not task.labels:
         raise ValueError(f"an encoder learns classes, which the task {request.task.kind} has not; choose another task")
     model = load_classifier(request.model, task.labels, request.tuning.seed).model
+    if not task.trains_head:
+        _require_square_embeddings(model)
     supernet = Supernet.wrap(model, options=request.space)
     if request.mixture is not None:
         supernet.adopt(Mixture(supernet, request.mixture, seed=request.tuning.seed))
     return Prepared(
         task=with_answers(task, given_teacher(request), request.tuning.device), tokenizer=tokenizer, supernet=supernet
     )
+
+
+def _require_square_embeddings(model: Any) -> None:
+    """Words are scored by their embeddings, which must then be as wide as what the layers say."""
+    width, hidden = model.get_input_embeddings().embedding_dim, model.config.hidden_size
+    if width != hidden:
+        raise ValueError(
+            f"masked words need embeddings as wide as the layers, this model has {width} and {hidden}; choose another "
+            "model, or fine-tune it on a task"
+        )
 
 
 def tune_supernet(
@@ -152,6 +163,8 @@ def _record(request: TuneRequest, prepared: Prepared, teacher: Teacher | None, d
         "lengths": list(task.length_quantiles(TRAIN, LENGTH_QUANTILES)),
         "base_model": request.model,
         "teacher": given_teacher(request) if teacher is None else teacher.source,
+        "taught_on": task.data_hash(TRAIN),
+        "answers": given_teacher(request),
         "tuning": asdict(tuning),
         "seconds": done.seconds,
         "validation": {"teacher": teacher and teacher.metrics, "largest": largest.metrics},

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from studies.errors import VerificationError
+from supernets.data.labels import require_classes
 from supernets.family import Family, Layout
 from supernets.mixture import Mixture
 from supernets.mixture_file import MIXTURE_FILE, load_mixture, save_mixture
@@ -125,11 +127,8 @@ def load_classifier(source: str, labels: tuple[str, ...], seed: int = 0) -> Clas
 
 def _classifier(source: str, labels: tuple[str, ...], seed: int = 0) -> Classifier:
     existing = head_labels(source)
-    if existing is not None and len(existing) != len(labels):
-        raise ValueError(
-            f"{source} has a head for {len(existing)} classes {existing}, but the task has {len(labels)} {labels}; "
-            "use its classes, or a checkpoint without a head"
-        )
+    if existing is not None:
+        require_classes(existing, labels, source)
     torch.manual_seed(seed)
     names = dict(enumerate(labels)) if existing is None else dict(enumerate(existing))
     model, missing = _load_weights(
@@ -265,7 +264,12 @@ def read_supernet_record(folder: Path) -> dict[str, Any]:
 def load_teacher_logits(folder: Path) -> Tensor | None:
     """The teacher's logits on the training examples [N, C] that a supernet folder keeps; None without a teacher."""
     path = folder / TEACHER_FILE
-    return load_file(path)["logits"] if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return load_file(path)["logits"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); delete it, and the teacher is asked again") from error
 
 
 def load_supernet(folder: Path) -> tuple[Supernet, Any, dict[str, Any]]:

@@ -17,8 +17,19 @@ from kernels.device import load_backend
 from supernets.task import UNLABELLED, Batch, Task
 
 Precision = Literal["auto", "float32", "bfloat16"]
+BATCH_SIZE = 64
+LOGITS_BYTES = 2**28
+"""Of one forward pass over text; probabilities need as much again."""
 Network = Callable[..., Any]
 """A supernet, a model, or anything else that the task asks for logits."""
+
+
+def fitting_batch_size(task: Task, config: Any) -> int:
+    """Examples per forward pass whose logits, one set per token for text, fit into `LOGITS_BYTES`."""
+    if task.num_labels:
+        return BATCH_SIZE
+    longest = max(task.length_quantiles(task.splits[0]))
+    return max(1, min(BATCH_SIZE, LOGITS_BYTES // (4 * longest * int(config.vocab_size))))
 
 
 def resolve_precision(precision: Precision, device: str) -> Literal["float32", "bfloat16"]:

@@ -50,6 +50,10 @@ class SpaceOptions:
     operators: tuple[str, ...] = ()
     axes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.expert_multiple < 1:
+            raise ValueError(f"expert counts are multiples of 1 or more, got {self.expert_multiple}")
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; what concerns experts only where it was set, so that records of other models never change."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}

@@ -27,7 +27,7 @@ from supernets.importance import order_by_importance
 from supernets.recipe import Candidates, Recipe, learning_rate_factor, step_seed
 from supernets.space import Architecture, SearchSpace
 from supernets.supernet import Supernet
-from supernets.task import TRAIN, VALIDATION, Batch, Task
+from supernets.task import TRAIN, UNLABELLED, VALIDATION, Batch, Task
 from supernets.training_state import TrainingState, load_state, save_state
 
 
@@ -286,8 +286,10 @@ class Tuner:
 
     def _watch(self) -> dict[str, float]:
         """Metric of the largest, middle and smallest network on some validation examples."""
-        count = min(self.settings.watched_examples, self.task.size(VALIDATION))
-        if count == 0 or not self._is_elastic:
+        if not self._is_elastic:
+            return {}
+        watched_N = self._watched_examples()
+        if not watched_N:
             return {}
         quality = {}
         self.model.eval()
@@ -299,10 +301,21 @@ class Tuner:
                     VALIDATION,
                     device=self.settings.device,
                     precision=self.precision,
-                    indices=range(count),
+                    indices=watched_N,
                 )
             quality[name] = 1 - result.error
         return quality
+
+    def _watched_examples(self) -> list[int]:
+        """The first validation examples that can be judged: where some have no label, those that have one."""
+        size, most = self.task.size(VALIDATION), self.settings.watched_examples
+        if not size or not self.task.summary().splits[VALIDATION].unlabelled:
+            return list(range(min(most, size)))
+        known: list[int] = []
+        for batch in self.task.batches(VALIDATION, self.settings.batch_size):
+            if batch.labels is not None:
+                known += batch.indices[batch.labels != UNLABELLED].tolist()
+        return sorted(known)[:most]
 
 
 def tune(supernet: Supernet, task: Task, settings: TuneSettings, **options: Any) -> TrainingState:

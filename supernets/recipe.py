@@ -154,7 +154,9 @@ class Recipe:
         return loss
 
     def distance(self, student_BC: Tensor, teacher_BC: Tensor) -> Tensor:
-        """D, mean over the batch."""
+        """D, mean over the batch; 0 for an empty one, such as texts without a word that can be masked."""
+        if not len(student_BC):
+            return student_BC.sum() * 0.0
         return DIVERGENCES[self.divergence](student_BC, teacher_BC, self.rho)
 
 

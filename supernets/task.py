@@ -124,12 +124,14 @@ class Task(ABC):
 
     Attributes:
         labels: class names in id order.
+        usual_length: tokens of an example where nobody says otherwise; None leaves it to the tokenizer's limit.
         trains_head: whether training teaches a model's classification head, or its body alone.
     """
 
     settings: TaskSettings
     labels: tuple[str, ...]
     trains_head: ClassVar[bool] = True
+    usual_length: ClassVar[int | None] = None
 
     @classmethod
     @abstractmethod

@@ -67,6 +67,8 @@ def test_sizes_beyond_a_table_are_skipped(tmp_path: Path, capsys: pytest.Capture
     hat.run([some_table(60)], kept, (20, 48, 50), 1, ("boosted-trees",))
     assert [key[3] for key in kept.rows] == [20, 48]
     assert "50 rows are skipped, 48 are left to learn from" in capsys.readouterr().out
+    assert hat.agreement([some_table(60)], kept, sample=5)
+    assert hat.agreement([], kept, sample=5), "rows of tables that are not given are not repeated"
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "cannot be read"), ("a,b\n1,2\n", "lacks the columns")])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nas.objective import Bindings, BoundObjective, no_settings
-from nas.quality import Quality, bound_quality, mean_per_prediction, predictions
+from nas.quality import Quality, bound_quality, mean_per_prediction, predictions, require_logits
 from studies.records import Objective
 from supernets.supernet import Supernet
 from supernets.task import UNLABELLED, Batch
@@ -26,6 +26,7 @@ CACHED_BYTES = 2**29
 def build(settings: Mapping[str, str], bindings: Bindings) -> BoundObjective:
     """Measured inside the supernet; 0 for the full model, 1 where predictions have nothing in common."""
     no_settings("divergence", settings)
+    require_logits("divergence", bindings)
     full = _FullModel(bindings.supernet)
 
     def keep(logits: Tensor, batch: Batch, number: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas.objective import Bindings, BoundObjective, no_settings
-from nas.quality import Quality, bound_quality, mean_per_prediction, predictions
+from nas.quality import Quality, bound_quality, mean_per_prediction, predictions, require_logits
 from studies.records import Objective
 from supernets.task import UNLABELLED, Batch
 
@@ -18,6 +18,7 @@ from supernets.task import UNLABELLED, Batch
 def build(settings: Mapping[str, str], bindings: Bindings) -> BoundObjective:
     """Measured inside the supernet; the reference is what guessing evenly costs. Its exponential is the perplexity."""
     no_settings("nll", settings)
+    require_logits("nll", bindings)
     config = bindings.supernet.config
     guesses = bindings.task.num_labels or int(config.vocab_size)
     quality = Quality(

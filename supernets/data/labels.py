@@ -63,3 +63,24 @@ def _by_value(name: str) -> tuple[int, int, str]:
         return 0, int(name), name
     except ValueError:
         return 1, 0, name
+
+
+def require_classes(head: Sequence[str], task: Sequence[str], source: str) -> None:
+    """Refuse a checkpoint's head for a task with other classes, or with the same ones in another order.
+
+    Names are not compared further: what a head calls ``LABEL_0`` has a name in the data.
+
+    Raises:
+        ValueError: logits would be mixed up.
+    """
+    if len(head) != len(task):
+        raise ValueError(
+            f"{source} has a head for {len(head)} classes {tuple(head)}, but the task has {len(task)} {tuple(task)}; "
+            "use its classes, or a checkpoint without a head"
+        )
+    theirs, ours = ([name.casefold() for name in names] for names in (head, task))
+    if theirs != ours and sorted(theirs) == sorted(ours):
+        raise ValueError(
+            f"{source} has the classes {tuple(head)}, the task has them in another order, {tuple(task)}: logits would "
+            "be mixed up; number the data's labels as the head does"
+        )

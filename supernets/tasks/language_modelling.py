@@ -54,6 +54,8 @@ class LanguageModelling(Task):
     `error` is the negative log likelihood or the perplexity where that is the metric, else one minus the accuracy.
     """
 
+    usual_length = DEFAULT_MAX_LENGTH
+
     labels: tuple[str, ...] = ()
 
     def __init__(self, settings: TaskSettings, blocks: Mapping[str, Tensor], dropped: Mapping[str, int]) -> None:

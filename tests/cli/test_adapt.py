@@ -10,8 +10,11 @@ import pytest
 
 from cli.errors import ExitCode
 from cli.main import run
+from nas.searching import open_supernet
 from studies.store import StudyStore
 from supernets.checkpoint import load_exported
+from supernets.evaluation import evaluate, resolve_precision
+from supernets.task import VALIDATION
 from tests.toy_job import ToyJob, make_job, provenance
 
 KIND = ("--task", "masked-language-modelling", "--recipe", "sandwich-distilled", "--label", "")
@@ -32,6 +35,26 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> ToyJob:
 def adapt(job: ToyJob, output: Path, *arguments: str) -> int:
     fixed = ("--storage", job.workspace.storage, "--output", str(output), "--steps", "3", "--batch-size", "8")
     return run(["adapt", *fixed, "--data", str(job.data), *arguments])
+
+
+def test_a_search_judges_by_guessed_words(plain: ToyJob, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What the study holds is the share of masked words that each network guesses wrong, and nothing of its head."""
+    opened = open_supernet(plain.workspace.supernet)
+    with StudyStore.open(plain.workspace.storage) as store:
+        evaluations = store.evaluations("study")
+    precision = resolve_precision("auto", "cpu")
+    for evaluation in evaluations:
+        value = evaluation.value("error")
+        assert value is not None
+        with opened.supernet.active(opened.supernet.space.decode(evaluation.genotype)):
+            expected = evaluate(opened.supernet, opened.task, VALIDATION, precision=precision)
+        assert value.number == pytest.approx(expected.error)
+        assert 0 <= value.number <= 1
+        assert value.spread == pytest.approx(expected.standard_error)
+    for objective in ("nll", "divergence"):
+        asked = ("--objective", objective, "--objective", "macs", "--storage", f"sqlite:///{tmp_path / 's.db'}")
+        assert run(["search", str(plain.workspace.supernet), *asked]) == ExitCode.BAD_INPUT
+        assert f"{objective} needs the logits of a head" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("layout", ["free", "uniform"])

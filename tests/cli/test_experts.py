@@ -15,8 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from cli.errors import ExitCode
 from cli.main import run
+from nas.tuning import open_task
 from studies.store import StudyStore
-from supernets.checkpoint import load_exported
+from supernets.checkpoint import load_exported, read_supernet_record
+from supernets.data.encoding import DEFAULT_MAX_LENGTH
+from supernets.task import TaskSettings
 from tests.toy_job import write_checkpoint
 from tests.toy_moe_job import write_experts, write_switch, write_text
 
@@ -265,6 +268,8 @@ REDUCE: dict[str, tuple[list[str], str]] = {
     "repair without text": (["--repair", "router-kd"], "repair router-kd needs text to learn from; give it with"),
     "no statistics": (["--stats", "nowhere"], "nowhere holds no routing statistics"),
     "unreduced": (["--stats", ""], "goes by routing statistics"),
+    "no step": (["--repair", "router-kd", "--data", "TEXT", "--steps", "0"], "a repair takes at least 1 step, got 0"),
+    "protected unseen": (["--operator", "weight-norm", "--protect", "--stats", ""], "found by routing statistics"),
 }
 
 
@@ -272,8 +277,8 @@ REDUCE: dict[str, tuple[list[str], str]] = {
 def test_bad_input_to_reduce(case: str, job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, message = REDUCE[case]
     given = [str(job / "text.txt") if word == "TEXT" else word for word in arguments]
-    if given[:2] == ["--stats", ""]:
-        given = []
+    if given[-2:] == ["--stats", ""]:
+        given = given[:-2]
     elif "--stats" not in given:
         given += ["--stats", str(job / "stats")]
     code = run(["experts", "reduce", str(job / "model"), *given, *TEXT, "--output", str(tmp_path / "new")])
@@ -314,6 +319,19 @@ def test_statistics_of_another_model_are_refused(job: Path, tmp_path: Path, caps
     arguments = ["--stats", str(job / "stats"), "--output", str(tmp_path / "new")]
     assert run(["experts", "reduce", str(other), *arguments]) == ExitCode.BAD_INPUT
     assert "are of a model with other experts (layers [0, 1] with [8], not [0, 1] with [4])" in only_error(capsys)
+    for foreign in (write_experts(tmp_path / "alike", seed=1), write_experts(tmp_path / "wider", hidden_size=32)):
+        capsys.readouterr()
+        assert run(["experts", "reduce", str(foreign), *arguments]) == ExitCode.BAD_INPUT
+        assert "are of another model: its router of layer 0 answers otherwise" in only_error(capsys)
+
+
+def test_judging_holds_out_what_calibration_and_search_hold_out(job: Path) -> None:
+    """Without --max-length all verbs cut the text alike, whatever the model takes, and whatever seed is searched."""
+    settings = TaskSettings(kind="language-modelling", data=str(job / "text.txt"), text=("text",))
+    judged, _ = open_task(settings, str(job / "model"))
+    record = read_supernet_record(job / "work" / "supernet")
+    assert record["task"]["seed"] == settings.seed
+    assert judged.length_quantiles("train", 1)[0] <= DEFAULT_MAX_LENGTH
 
 
 def test_counts_that_break_router_groups_are_refused(
@@ -330,6 +348,7 @@ def test_counts_that_break_router_groups_are_refused(
     ("arguments", "code", "message"),
     [
         (["--operator", "magic"], ExitCode.BAD_INPUT, "unknown expert reduction 'magic'"),
+        (["--multiple-of", "0"], ExitCode.BAD_INPUT, "expert counts are multiples of 1 or more, got 0"),
         (["--also", "height"], ExitCode.BAD_INPUT, "qwen3_moe cannot vary height"),
         (["--expert-options", "3"], ExitCode.BAD_INPUT, "was made with another space"),
         (["--max-memory-mib", "1", "--max-memory-gib", "1"], ExitCode.BAD_INPUT, "the largest memory is said once"),

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from nas.export import Exported, ExportRequest, export_network
+from nas.export import Exported, ExportRequest, _teacher_logits, export_network
 from nas.searching import open_supernet
 from studies.store import StudyStore
-from supernets.checkpoint import load_exported
+from supernets.checkpoint import load_exported, load_teacher_logits
 from supernets.evaluation import Quality, evaluate
+from supernets.finetune import TuneSettings
 from tests.toy_job import ToyJob, provenance
 
 BIAS = "classifier.bias"
@@ -62,3 +63,32 @@ def test_recovery_is_kept_only_if_it_does_no_harm(
     assert done.quality.error == pytest.approx(0.4 + min(change, 0.0))
     assert moved(fitted, done) == pytest.approx(1.0 if kept else 0.0, abs=1e-6)
     assert ("made it worse on validation" in (done.folder / "README.md").read_text()) is not kept
+
+
+def test_kept_answers_of_the_teacher_are_only_used_for_the_data_they_were_given_on(
+    fitted: ToyJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_supernet(fitted.workspace.supernet)
+    kept = load_teacher_logits(opened.folder)
+    assert kept is not None
+    asked: list[str] = []
+
+    def ask(*arguments: Any, **options: Any) -> tuple[torch.Tensor, None]:
+        asked.append("again")
+        return kept, None
+
+    monkeypatch.setattr("nas.export.predict_logits", ask)
+    settings = TuneSettings(steps=1)
+    assert torch.equal(_teacher_logits(opened, settings), kept)
+    assert not asked
+    moved = replace(opened, record={**opened.record, "taught_on": "the same number of other examples"})
+    _teacher_logits(moved, settings)
+    assert asked == ["again"]
+
+
+def test_damaged_answers_are_named(tmp_path: Path) -> None:
+    (tmp_path / "teacher_logits.safetensors").write_bytes(b"not this")
+    with pytest.raises(
+        ValueError, match=r"teacher_logits\.safetensors cannot be read .* delete it, and the teacher is"
+    ):
+        load_teacher_logits(tmp_path)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import ElectraConfig, ElectraForSequenceClassification
 
 from nas.checking import check
 from nas.export import Selection, select, within_limits
@@ -16,7 +17,7 @@ from nas.judging import JudgeRequest, judge
 from nas.search import compared_share
 from nas.searching import open_supernet, search_supernet
 from nas.tune_request import Duration
-from nas.tuning import prepare, tune_supernet
+from nas.tuning import _require_square_embeddings, prepare, tune_supernet
 from nas.workspace import Workspace
 from studies.errors import LimitError
 from studies.pareto import ParetoFront
@@ -374,3 +375,16 @@ def test_selection(selection: Selection, number: int) -> None:
 def test_a_selection_that_means_nothing(call: Callable[[], object], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_masked_words_need_embeddings_as_wide_as_the_layers() -> None:
+    config = ElectraConfig(
+        vocab_size=30,
+        embedding_size=8,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    with pytest.raises(ValueError, match="masked words need embeddings as wide as the layers, this model has 8 and 16"):
+        _require_square_embeddings(ElectraForSequenceClassification(config))

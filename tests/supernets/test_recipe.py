@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from supernets.cost_classes import CLASSES, CostClasses
-from supernets.divergence import ORDERS, RATIO_LIMIT, adaptive_alpha
+from supernets.divergence import ORDERS, RATIO_LIMIT, Divergence, adaptive_alpha
 from supernets.recipe import Recipe, Sampling, distilled, learning_rate_factor, step_seed
 from supernets.space import Architecture
 from tests.toy_task import tiny_space
@@ -54,6 +54,16 @@ def test_the_divergence_of_equal_logits_is_zero_and_its_gradient_flows_to_the_st
     Recipe().distance(student, logits(1)).backward()  # type: ignore[no-untyped-call]
     assert student.grad is not None
     assert student.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("kind", ["kl", "alpha"])
+def test_a_batch_without_anything_to_guess_teaches_nothing(kind: Divergence) -> None:
+    """As texts have without a word that can be masked: no loss, no gradient, and no NaN."""
+    student = torch.empty(0, 7, requires_grad=True)
+    loss = Recipe(divergence=kind).distance(student, torch.empty(0, 7))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert float(loss.detach()) == 0.0
+    assert student.grad is not None
 
 
 def test_a_missing_teacher_is_our_mistake() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
 from supernets.data.batching import LENGTH_MULTIPLE, evaluation_order, padded_length, training_order
-from supernets.data.labels import class_names, label_ids
+from supernets.data.labels import class_names, label_ids, require_classes
 from supernets.data.metrics import METRICS, confusion, f1, jackknife_error, matthews
 
 PAIRS = st.integers(2, 4).flatmap(
@@ -133,3 +133,13 @@ def test_padding_is_short_and_never_beyond_the_limit(longest: int, max_length: i
 def test_a_batch_size_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="batch_size must be positive, got 0"):
         evaluation_order([1], [0], 0)
+
+
+def test_a_head_must_have_the_classes_in_the_order_of_the_task() -> None:
+    require_classes(("LABEL_0", "LABEL_1"), ("bad", "good"), "x")
+    require_classes(("Bad", "GOOD"), ("bad", "good"), "x")
+    with pytest.raises(ValueError, match=r"x has a head for 3 classes .* but the task has 2"):
+        require_classes(("a", "b", "c"), ("a", "b"), "x")
+    mnli, ours = ("CONTRADICTION", "NEUTRAL", "ENTAILMENT"), ("contradiction", "entailment", "neutral")
+    with pytest.raises(ValueError, match=r"x has the classes .* the task has them in another order"):
+        require_classes(mnli, ours, "x")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from supernets.finetune import Tuner, TuneSettings
 from supernets.task import UNLABELLED, TaskSettings
 from supernets.tasks.text_classification import TextClassification
 
@@ -207,6 +210,17 @@ def test_partly_labelled_text_keeps_its_labels(tmp_path: Path) -> None:
     assert sum(split.unlabelled for split in task.summary().splits.values()) == 40
     taught = task.labelled_by({split: [0] * task.size(split) for split in task.splits})
     assert sum(split.labels["good"] for split in taught.summary().splits.values()) == 45
+
+
+def test_training_looks_at_the_examples_that_have_a_label(tmp_path: Path) -> None:
+    """Also where validation begins with more unlabelled texts than are looked at; where all are labelled, the first."""
+    rows = [{**row, "label": ""} if i < 12 else row for i, row in enumerate(_rows(30))]
+    paths = {"train": _write(tmp_path / "a.jsonl", _rows(60)[30:]), "validation": _write(tmp_path / "b.jsonl", rows)}
+    labelled = {**paths, "validation": _write(tmp_path / "c.jsonl", _rows(90)[60:])}
+    for data, expected in ((paths, [12, 13, 14]), (labelled, [0, 1, 2])):
+        task = TextClassification.load(data, tokenizer=_tokenizer())
+        looking = SimpleNamespace(task=task, settings=TuneSettings(steps=1, watched_examples=3))
+        assert Tuner._watched_examples(cast(Any, looking)) == expected
 
 
 def test_an_unlabelled_training_split_beside_labelled_validation(tmp_path: Path) -> None:

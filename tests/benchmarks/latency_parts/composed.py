@@ -31,7 +31,7 @@ from tests.benchmarks.latency_parts.hat import boosted_trees, scores
 
 BATCH, LENGTH = 8, 26
 TREES_ROWS, NETWORK_ROWS = (25, 100), (100, 400)
-TIMING = TimingSettings(max_rounds=20)
+TIMING = TimingSettings(max_rounds=40)
 
 
 def run(folder: Path, unseen: int, training: int) -> dict[str, Any]:

@@ -109,8 +109,9 @@ def run(tables: Sequence[HatTable], kept: Kept, sizes: Iterable[int], splits: in
 def agreement(tables: Sequence[HatTable], kept: Kept, sample: int) -> bool:
     """Repeat a seeded sample of the kept rows that are cheap, and say whether all are the same."""
     by_name = {table.name: table for table in tables}
-    cheap = [key for key in sorted(kept.rows, key=str) if key[0] == "hat" and key[4] != NETWORK and key[3] <= SIZES[1]]
-    chosen = random.Random(0).sample([key for key in cheap if key[1] in by_name], k=min(sample, len(cheap)))
+    of_tables = [key for key in sorted(kept.rows, key=str) if key[0] == "hat" and key[1] in by_name]
+    cheap = [key for key in of_tables if key[4] != NETWORK and key[3] <= SIZES[1]]
+    chosen = random.Random(0).sample(cheap, k=min(sample, len(cheap)))
     again = {key: evaluated(by_name[key[1]], key[4], key[3], key[5]) for key in chosen}
     same = all(math.isclose(row["mape"], kept.rows[key]["mape"], rel_tol=1e-6) for key, row in again.items())
     print(f"\n{len(again)} kept rows repeated: {'they agree' if same else 'THEY DIFFER'}", flush=True)
