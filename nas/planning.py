@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 
 from nas.teaching import needs_training, order_after_learning, teacher_settings
 from nas.tune_request import TuneRequest
-from nas.workspace import Workspace
+from nas.workspace import Workspace, write_whole
 from supernets.estimate import Estimate, estimate
 from supernets.supernet import Supernet
 from supernets.task import TRAIN, Task
@@ -45,11 +44,7 @@ def decided_steps(request: TuneRequest, task: Task, foreseen: Callable[[], Estim
 def remembered(request: TuneRequest, steps: int, workspace: Workspace) -> TuneRequest:
     """The request with its number of steps, which a resumed run will recall."""
     if request.duration is not None:
-        workspace.root.mkdir(parents=True, exist_ok=True)
-        partial = workspace.plan.with_suffix(f".{os.getpid()}.partial")
-        content = {"request": request.to_json(), "steps": steps}
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        partial.replace(workspace.plan)
+        write_whole(workspace.plan, {"request": request.to_json(), "steps": steps})
     return request.lasting(steps)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.tune_request import TuneRequest
-from nas.workspace import Workspace
+from nas.workspace import Workspace, write_whole
+from studies.records import content_hash
 from supernets.checkpoint import head_labels, load_classifier, save_classifier
 from supernets.evaluation import Precision, evaluate, predict_logits, resolve_precision
 from supernets.finetune import TuneProgress, TuneSettings, tune
@@ -78,7 +81,11 @@ def find_teacher(
     workspace: Workspace,
     on_progress: Callable[[TuneProgress], None] | None = None,
 ) -> Teacher | None:
-    """The teacher of a request, fine-tuned now if there is none yet; None where the recipe needs none."""
+    """The teacher of a request, fine-tuned now if there is none yet; None where the recipe needs none.
+
+    Raises:
+        ValueError: the one in the workspace was fine-tuned from another model, on other data or with other settings.
+    """
     if not request.tuning.recipe.needs_teacher:
         return None
     source = given_teacher(request)
@@ -86,6 +93,8 @@ def find_teacher(
         source = str(workspace.teacher)
         if not workspace.teacher.exists():
             _train(request, task, tokenizer, workspace, on_progress)
+            write_whole(workspace.teacher_question, _question(request, task))
+        _require_own(request, task, workspace)
         workspace.training_state("teacher").unlink(missing_ok=True)
     settings = request.tuning
     model: Any = load_classifier(source, task.labels).model.to(settings.device)
@@ -93,6 +102,26 @@ def find_teacher(
     metrics = evaluate(model, task, VALIDATION, device=settings.device, precision=precision).metrics
     logits, _ = predict_logits(model, task, TRAIN, device=settings.device, precision=precision)
     return Teacher(source=source, metrics=metrics, logits_NC=logits)
+
+
+def _question(request: TuneRequest, task: Task) -> dict[str, str]:
+    """What decides the weights of a teacher."""
+    folder, settings = Path(request.model), content_hash(asdict(teacher_settings(request)))
+    model = str(folder.resolve()) if folder.exists() else request.model
+    return {"model": model, "data": task.data_hash(TRAIN), "settings": settings}
+
+
+def _require_own(request: TuneRequest, task: Task, workspace: Workspace) -> None:
+    """Refuse a teacher of another question; one that was stopped before its question was written passes."""
+    path = workspace.teacher_question
+    if not path.exists():
+        return
+    found, asked = json.loads(path.read_text(encoding="utf-8")), _question(request, task)
+    if differing := [name for name in asked if found.get(name) != asked[name]]:
+        raise ValueError(
+            f"the teacher in {workspace.teacher} was fine-tuned with other {' and '.join(differing)}; use the same, or "
+            "another output folder"
+        )
 
 
 def _train(

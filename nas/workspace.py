@@ -2,6 +2,7 @@
 
 work/
 ├── teacher/                the fine-tuned full model (none if the checkpoint already had a head)
+├── teacher.json            what it was fine-tuned from, on and with
 ├── supernet/               weights, tokenizer and supernet.json
 ├── exports/NAME/           stand-alone checkpoints
 ├── training/*.safetensors  states of unfinished training, removed when done
@@ -11,6 +12,8 @@ work/
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +28,11 @@ class Workspace:
     def teacher(self) -> Path:
         """The fine-tuned full model."""
         return self.root / "teacher"
+
+    @property
+    def teacher_question(self) -> Path:
+        """The identity of model, data and settings that the teacher answers to."""
+        return self.root / "teacher.json"
 
     @property
     def supernet(self) -> Path:
@@ -48,3 +56,11 @@ class Workspace:
     def training_state(self, stage: str) -> Path:
         """The state of an unfinished training stage."""
         return self.root / "training" / f"{stage}.safetensors"
+
+
+def write_whole(path: Path, content: object) -> None:
+    """Write JSON in one step, folders included: a kill leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)

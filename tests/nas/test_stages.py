@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from transformers import ElectraConfig, ElectraForSequenceClassification
 
 from nas.checking import check
 from nas.export import Selection, select, within_limits
@@ -17,7 +16,7 @@ from nas.judging import JudgeRequest, judge
 from nas.search import compared_share
 from nas.searching import open_supernet, search_supernet
 from nas.tune_request import Duration
-from nas.tuning import _require_square_embeddings, prepare, tune_supernet
+from nas.tuning import prepare, tune_supernet
 from nas.workspace import Workspace
 from studies.errors import LimitError
 from studies.pareto import ParetoFront
@@ -218,6 +217,20 @@ def test_another_request_is_refused(fitted: ToyJob) -> None:
         tune_supernet(request, fitted.workspace)
 
 
+def test_a_teacher_of_another_request_is_refused(fitted: ToyJob, tmp_path: Path) -> None:
+    """Also before there is a supernet that could tell; the same request goes on with it."""
+    job = copied(fitted, tmp_path)
+    shutil.rmtree(job.workspace.supernet)
+    request = fitted.request()
+    slower = replace(request, tuning=replace(request.tuning, learning_rate=1e-5))
+    with pytest.raises(ValueError, match="was fine-tuned with other settings; use the same, or another output folder"):
+        tune_supernet(slower, job.workspace)
+    before = files(job.workspace.teacher)
+    tune_supernet(request, job.workspace)
+    assert files(job.workspace.teacher) == before
+    assert job.workspace.supernet.exists()
+
+
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
@@ -375,16 +388,3 @@ def test_selection(selection: Selection, number: int) -> None:
 def test_a_selection_that_means_nothing(call: Callable[[], object], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         call()
-
-
-def test_masked_words_need_embeddings_as_wide_as_the_layers() -> None:
-    config = ElectraConfig(
-        vocab_size=30,
-        embedding_size=8,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-    )
-    with pytest.raises(ValueError, match="masked words need embeddings as wide as the layers, this model has 8 and 16"):
-        _require_square_embeddings(ElectraForSequenceClassification(config))

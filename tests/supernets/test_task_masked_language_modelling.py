@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import ElectraConfig, ElectraForSequenceClassification
 
+from nas.tuning import _require_square_embeddings
 from supernets.evaluation import evaluate, predict_logits
 from supernets.finetune import Tuner, TuneSettings
 from supernets.recipe import load_recipe
@@ -138,3 +140,16 @@ def test_what_cannot_be_used_is_refused(task: MaskedLanguageModelling, tmp_path:
         MaskedLanguageModelling.open(task.settings, plain)
     with pytest.raises(ValueError, match="judged by accuracy, got the metric 'f1'"):
         MaskedLanguageModelling.open(replace(task.settings, metric="f1"), plain)
+
+
+def test_masked_words_need_embeddings_as_wide_as_the_layers() -> None:
+    config = ElectraConfig(
+        vocab_size=30,
+        embedding_size=8,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    with pytest.raises(ValueError, match="masked words need embeddings as wide as the layers, this model has 8 and 16"):
+        _require_square_embeddings(ElectraForSequenceClassification(config))
