@@ -37,15 +37,14 @@ def experts_forward(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor,
         top_k_index: (T, k) integers in [0, E).
         top_k_weights: (T, k).
     """
-    act = _activation(self)
-    if not has_usual_layout(self) or (hidden_states.is_cuda and act is not functional.silu):
+    if not has_usual_layout(self) or (hidden_states.is_cuda and _activation(self) is not functional.silu):
         forwarded: Tensor = moe.grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
         return forwarded
     weights: Any = self
     up, down = weights.gate_up_proj, weights.down_proj
     if hidden_states.is_cuda:
         return grouped_experts(hidden_states, up, down, top_k_index, top_k_weights)
-    return experts(hidden_states, up, down, top_k_index, top_k_weights, act=act)
+    return experts(hidden_states, up, down, top_k_index, top_k_weights, act=_activation(self))
 
 
 def has_usual_layout(module: nn.Module) -> bool:
