@@ -325,13 +325,22 @@ def test_statistics_of_another_model_are_refused(job: Path, tmp_path: Path, caps
         assert "are of another model: its router of layer 0 answers otherwise" in only_error(capsys)
 
 
-def test_judging_holds_out_what_calibration_and_search_hold_out(job: Path) -> None:
-    """Without --max-length all verbs cut the text alike, whatever the model takes, and whatever seed is searched."""
-    settings = TaskSettings(kind="language-modelling", data=str(job / "text.txt"), text=("text",))
-    judged, _ = open_task(settings, str(job / "model"))
-    record = read_supernet_record(job / "work" / "supernet")
-    assert record["task"]["seed"] == settings.seed
-    assert judged.length_quantiles("train", 1)[0] <= DEFAULT_MAX_LENGTH
+def test_all_verbs_cut_text_alike(tmp_path: Path) -> None:
+    """What calibration holds out, judging holds out: blocks of 512 tokens, though model and tokenizer take 4,096."""
+    model = write_experts(tmp_path / "long", max_position_embeddings=4096)
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 4096}))
+    words = blank(tmp_path / "words.txt", " ".join(f"w{i}" for i in range(4000)))
+    task, tokenizer = open_task(TaskSettings(kind="language-modelling", data=str(words), text=("text",)), str(model))
+    assert tokenizer.model_max_length == 4096
+    assert task.length_quantiles("train", 1) == (DEFAULT_MAX_LENGTH,)
+
+
+def test_the_seed_of_a_search_does_not_move_its_split(job: Path) -> None:
+    """Statistics, reductions and judging know no seed, so the text is always parted by the same one."""
+    searched(job, "seeded", "--stats", job / "stats", "--budget", "2", "--seed", "3", "--finalists", "0")
+    seeded, usual = (read_supernet_record(job / name / "supernet")["task"] for name in ("seeded", "work"))
+    assert seeded == usual
 
 
 def test_counts_that_break_router_groups_are_refused(
