@@ -1,7 +1,9 @@
-"""The measuring protocol: round-robin, each sample paired with a reference block, median of the ratios.
+"""The measuring protocol: round-robin, each sample between two of a reference block, median of the ratios.
 
 Machines change speed by tens of percent between minutes, and so do all the calls made in that minute: the ratio to a
-reference that ran a moment before does not.
+reference that ran a moment ago does not. One reference sample is as noisy as the candidate's, so that a ratio is formed
+with the geometric mean of the nearest few: beside busy processes that takes a fifth to a third off the differences
+between two passes, as twice as many samples would.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from kernels.device import DeviceBackend
 Call = Callable[[], object]
 
 MAX_LOOPS = 1000
+NEAREST = 2
+"""Reference samples on either side of a candidate's that it is compared with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +83,8 @@ def time_paired(
     """Time all candidates against each other, with `threads` intra-op threads for the duration.
 
     Every round runs the unsettled candidates in a new random order, each right after `reference`. A candidate's
-    estimate is ``median(candidate / reference) * calibration``.
+    estimate is ``median(candidate / reference) * calibration``, where the reference's seconds are the geometric mean of
+    the `NEAREST` samples before and after.
 
     Args:
         reference_seconds: the calibration of an earlier session on this device, which makes the two comparable;
@@ -91,9 +96,9 @@ def time_paired(
         runner = _Series(reference, backend, threads, settings)
         series = [_Series(candidate, backend, threads, settings) for candidate in candidates]
         baselines = _run_rounds(series, runner, settings, on_progress)
-    calibration = reference_seconds or float(np.median(baselines or [runner.warm_seconds]))
+    calibration = reference_seconds or float(np.median(baselines))
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return [one.timing(calibration, load) for one in series]
+    return [one.timing(baselines, calibration, load) for one in series]
 
 
 def _run_rounds(
@@ -102,7 +107,7 @@ def _run_rounds(
     settings: TimingSettings,
     on_progress: Callable[[float], None] | None,
 ) -> list[float]:
-    """Fill the series with ratios; returns the seconds of every reference sample."""
+    """Fill the series with samples; returns the seconds of every reference sample."""
     rng, baselines = random.Random(settings.seed), list[float]()
     unsettled = list(series)
     for number in range(1, settings.max_rounds + 1):
@@ -110,23 +115,26 @@ def _run_rounds(
             break
         for one in rng.sample(unsettled, len(unsettled)):
             baselines.append(reference.sample())
-            one.add(baselines[-1])
+            one.add(len(baselines) - 1)
+        for one in unsettled:
+            one.settle(baselines)
         unsettled = [one for one in unsettled if not one.is_settled]
         if on_progress:
             on_progress(max(number / settings.max_rounds, 1 - len(unsettled) / len(series)))
-    return baselines
+    return [*baselines, *(reference.sample() for _ in range(NEAREST))]
 
 
 @dataclass
 class _Series:
-    """A call, warmed up on construction, and its samples so far."""
+    """A call, warmed up on construction, and its samples so far, each with its place among those of the reference."""
 
     call: Call
     backend: DeviceBackend
     threads: int
     settings: TimingSettings
-    ratios: list[float] = field(default_factory=list)
+    samples: list[tuple[int, float]] = field(default_factory=list)
     contentions: list[float] = field(default_factory=list)
+    is_settled: bool = False
 
     def __post_init__(self) -> None:
         for _ in range(self.settings.warmups - 1):
@@ -141,32 +149,40 @@ class _Series:
         self.contentions.append(taken.contention)
         return taken.seconds
 
-    def add(self, reference_seconds: float) -> None:
-        self.ratios.append(self.sample() / reference_seconds)
+    def add(self, position: int) -> None:
+        """Take a sample right after the reference's of that position."""
+        self.samples.append((position, self.sample()))
 
-    @property
-    def quartiles(self) -> tuple[float, float, float]:
-        low, middle, high = np.percentile(self.ratios, (25, 50, 75))
-        return float(low), float(middle), float(high)
+    def ratios(self, baselines: Sequence[float]) -> list[float]:
+        """Of all samples to the reference's, given by their seconds, around each."""
+        return [seconds / _around(baselines, position) for position, seconds in self.samples]
 
-    @property
-    def is_settled(self) -> bool:
-        low, middle, high = self.quartiles
-        return len(self.ratios) >= self.settings.min_rounds and high - low < self.settings.tolerance * middle
+    def settle(self, baselines: Sequence[float]) -> None:
+        """See whether the samples agree well enough by now."""
+        low, middle, high = np.percentile(self.ratios(baselines), (25, 50, 75))
+        self.is_settled = len(self.samples) >= self.settings.min_rounds and bool(
+            high - low < self.settings.tolerance * middle
+        )
 
-    def timing(self, calibration: float, load: float) -> Timing:
-        low, middle, high = self.quartiles
+    def timing(self, baselines: Sequence[float], calibration: float, load: float) -> Timing:
+        low, middle, high, p95 = map(float, np.percentile(self.ratios(baselines), (25, 50, 75, 95)))
         contended = float(np.median(self.contentions)) > self.settings.max_contention
         return Timing(
             seconds_median=middle * calibration,
             seconds_iqr=(high - low) * calibration,
-            seconds_p95=float(np.percentile(self.ratios, 95)) * calibration,
-            repeats=len(self.ratios),
+            seconds_p95=p95 * calibration,
+            repeats=len(self.samples),
             reference_seconds=calibration,
             clock=self.backend.clock_kind(self.threads),
             load=load,
             noisy=contended or not self.is_settled,
         )
+
+
+def _around(baselines: Sequence[float], position: int) -> float:
+    """Geometric mean of the reference's samples nearest to the moment right after the one of that position."""
+    nearest = baselines[max(0, position + 1 - NEAREST) : position + 1 + NEAREST]
+    return math.exp(sum(map(math.log, nearest)) / len(nearest))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The measuring protocol on a simulated clock, so that every expectation is exact."""
 
 from collections.abc import Callable, Iterator
-from itertools import cycle
+from itertools import count, cycle
 
 import numpy as np
 import pytest
@@ -66,10 +66,10 @@ def run(
     )
 
 
-def test_drift_cancels() -> None:
+def test_changes_of_speed_cancel() -> None:
     rng = np.random.default_rng(0)
-    backend = SimulatedBackend(iter(rng.uniform(0.5, 3.0, 1000)))
-    fast, slow = run(backend, cycle([2.0]), cycle([7.0]), reference_seconds=0.5)
+    speeds = (factor for factor in rng.uniform(0.5, 3.0, 100) for _ in range(20))
+    fast, slow = run(SimulatedBackend(speeds), cycle([2.0]), cycle([7.0]), reference_seconds=0.5)
     assert fast.seconds_median == pytest.approx(2.0)
     assert slow.seconds_median == pytest.approx(7.0)
     assert fast.seconds_iqr == pytest.approx(0.0, abs=1e-12)
@@ -77,11 +77,38 @@ def test_drift_cancels() -> None:
     assert not slow.noisy
 
 
+def test_steady_drift_cancels_to_half_a_step() -> None:
+    """The reference is as much faster before a sample as slower after it: only the own half step is left."""
+    settings = TimingSettings(min_rounds=30, max_rounds=30)
+    backend = SimulatedBackend(1.05**step for step in count())
+    (timing,) = run(backend, cycle([2.0]), settings=settings, reference_seconds=0.5)
+    assert timing.seconds_median == pytest.approx(2.0 / 1.05**0.5)
+    assert not timing.noisy
+
+
+def test_a_ratio_is_to_the_two_references_before_and_the_two_after() -> None:
+    """A single slow reference sample, the sixth, moves the four ratios around it by its fourth root."""
+    references = iter([0.5] * (2 + 5) + [8.0] + [0.5] * 20)
+    backend = SimulatedBackend()
+    (timing,) = time_paired(
+        [backend.work("candidate", cycle([1.0]))],
+        backend=backend,
+        reference=backend.work("block", references),
+        settings=TimingSettings(min_rounds=10, max_rounds=10),
+        reference_seconds=0.5,
+    )
+    assert timing.repeats == 10
+    assert timing.seconds_median == pytest.approx(1.0)
+    assert timing.seconds_iqr == pytest.approx(0.5)
+
+
 def test_calibration_is_the_median_reference_of_the_session() -> None:
-    backend = SimulatedBackend(iter([9.0, 9.0, 1.0, 2.0, 4.0, 3.0, 5.0]))
-    (timing,) = run(backend, cycle([1.0]))
+    slowness = [9.0, 9.0, 1.0, 2.0, 4.0, 3.0, 5.0, 3.0, 5.0]
+    five = TimingSettings(min_rounds=5, max_rounds=5)
+    (timing,) = run(SimulatedBackend(iter(slowness)), cycle([1.0]), settings=five)
+    (in_references,) = run(SimulatedBackend(iter(slowness)), cycle([1.0]), settings=five, reference_seconds=1.0)
     assert timing.reference_seconds == pytest.approx(0.5 * 3.0)
-    assert timing.seconds_median == pytest.approx(1.0 * 3.0)
+    assert timing.seconds_median == pytest.approx(in_references.seconds_median * 0.5 * 3.0)
 
 
 def test_statistics_are_those_of_the_ratios() -> None:
@@ -108,12 +135,13 @@ def test_contention_is_noise_even_if_settled() -> None:
     assert run(backend, cycle([1.0]))[0].noisy
 
 
-def test_every_sample_follows_a_reference_in_a_seeded_order() -> None:
+def test_every_sample_is_between_references_in_a_seeded_order() -> None:
     def order(seed: int) -> list[str]:
         backend = SimulatedBackend()
         run(backend, *[cycle([1.0]) for _ in range(4)], settings=TimingSettings(seed=seed))
         warmups = 2 * (1 + 4)
-        return backend.calls[warmups:]
+        assert backend.calls[-2:] == ["reference", "reference"]
+        return backend.calls[warmups:-2]
 
     calls = order(0)
     assert set(calls[::2]) == {"reference"}
