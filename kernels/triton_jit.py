@@ -1,7 +1,7 @@
 """Triton where it is installed, and the words in which kernel parameters say what they are.
 
-A module that defines kernels imports `jit` and `tl` from here, so that it also loads where triton is missing. The
-annotations below decide the signature with which `kernels.compile_report` compiles a kernel for an absent GPU:
+A module that defines kernels imports `jit` and `tl` from here, so that it also loads where triton is missing or broken.
+The annotations below decide the signature with which `kernels.compile_report` compiles a kernel for an absent GPU:
 `Pointer` points to the element type of the data, `IntPointer` to int32, `FloatPointer` to float32; `Size` is an int32
 that is a multiple of 16 in every pre-trained model (a width or stride), `Count` any other int32, `Number` a float32.
 Triton reads ``constexpr`` by its name.
@@ -10,14 +10,22 @@ Triton reads ``constexpr`` by its name.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
 REMEDY = "pip install 'triton==3.7.*' (Linux on x86-64); without it every operation runs as plain torch"
 
-tl: Any = importlib.import_module("triton.language") if HAS_TRITON else None
+
+def _triton_language() -> Any:
+    """None where triton is missing, or was built for another system."""
+    try:
+        return importlib.import_module("triton.language")
+    except ImportError:
+        return None
+
+
+tl: Any = _triton_language()
+HAS_TRITON = tl is not None
 
 if TYPE_CHECKING:
     Pointer: TypeAlias = Any
@@ -44,6 +52,6 @@ def jit(function: Callable[..., None]) -> Any:
 
 
 def require_triton() -> None:
-    """ValueError with the remedy where triton is not installed."""
+    """ValueError with the remedy where triton is not there."""
     if not HAS_TRITON:
-        raise ValueError(f"triton is not installed; {REMEDY}")
+        raise ValueError(f"triton is not installed, or broken; {REMEDY}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 from nas.teaching import needs_training, order_after_learning, teacher_settings
 from nas.tune_request import TuneRequest
@@ -15,16 +16,25 @@ from supernets.task import TRAIN, Task
 
 
 def recalled(request: TuneRequest, workspace: Workspace) -> TuneRequest | None:
-    """The request with its number of steps, if that is given or was decided for this very request before."""
-    if request.duration is None:
-        return request
+    """The request with its number of steps, if that was decided for this very request before."""
+    plan = _plan(workspace)
+    return request.lasting(plan["steps"]) if plan.get("request") == request.to_json() else None
+
+
+def planned_teacher(workspace: Workspace) -> dict[str, Any]:
+    """The teacher that the run of this workspace was last asked to learn from, under its name in a request."""
+    return {name: value for name, value in _plan(workspace).get("request", {}).items() if name == "teacher"}
+
+
+def _plan(workspace: Workspace) -> dict[str, Any]:
+    """What the last run wrote; empty if there was none."""
     try:
-        plan = json.loads(workspace.plan.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(workspace.plan.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return None
+        return {}
     except json.JSONDecodeError as error:
         raise ValueError(f"{workspace.plan} is not valid JSON ({error}); delete it") from error
-    return request.lasting(plan["steps"]) if plan["request"] == request.to_json() else None
+    return found
 
 
 def decided_steps(request: TuneRequest, task: Task, foreseen: Callable[[], Estimate]) -> int:
@@ -43,8 +53,7 @@ def decided_steps(request: TuneRequest, task: Task, foreseen: Callable[[], Estim
 
 def remembered(request: TuneRequest, steps: int, workspace: Workspace) -> TuneRequest:
     """The request with its number of steps, which a resumed run will recall."""
-    if request.duration is not None:
-        write_whole(workspace.plan, {"request": request.to_json(), "steps": steps})
+    write_whole(workspace.plan, {"request": request.to_json(), "steps": steps})
     return request.lasting(steps)
 
 

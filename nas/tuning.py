@@ -8,7 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
-from nas.planning import decided_steps, recalled, remembered, training_estimate
+from nas.planning import decided_steps, planned_teacher, recalled, remembered, training_estimate
 from nas.teaching import Teacher, find_teacher, given_teacher, order_after_learning, start_from_teacher, with_answers
 from nas.tune_request import TuneRequest
 from nas.workspace import Workspace
@@ -129,6 +129,8 @@ def tune_supernet(
         require_same(read_supernet_record(workspace.supernet).get("request"), request.to_json(), workspace.supernet)
         state.unlink(missing_ok=True)
         return workspace.supernet
+    if state.exists() and (planned := planned_teacher(workspace)):
+        require_same(planned, {"teacher": request.teacher}, state)
     prepared = prepared or prepare(request)
     task, supernet = prepared.task, prepared.supernet
     foreseen = cache(partial(training_estimate, request, supernet, task))

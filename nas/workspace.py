@@ -6,7 +6,7 @@ work/
 ├── supernet/               weights, tokenizer and supernet.json
 ├── exports/NAME/           stand-alone checkpoints
 ├── training/*.safetensors  states of unfinished training, removed when done
-├── plan.json               the number of training steps, where epochs or a time budget decided it
+├── plan.json               what training was asked for, and the number of steps that came to
 └── study.db                the default study store
 """
 

@@ -354,7 +354,7 @@ def trainable(model: nn.Module, freeze_embeddings: bool) -> dict[str, nn.Paramet
 
 
 def make_optimizer(parameters: dict[str, nn.Parameter], settings: TuneSettings) -> torch.optim.AdamW:
-    """AdamW without weight decay on biases and norms."""
+    """AdamW without weight decay on biases and norms; a mixture's biases are matrices, a row per expert, and decay."""
     decayed = [p for p in parameters.values() if p.dim() > 1]
     others = [p for p in parameters.values() if p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from supernets.data.data_sets import WHOLE, read_data_set, split_of
-from supernets.data.table_files import READABLE, read_table, read_text
+from supernets.data.splits import separate
+from supernets.data.table_files import READABLE, Table, read_table, read_text
 from supernets.task import SPLITS, TRAIN
 
 SUFFIX = ".txt"
@@ -17,9 +18,9 @@ def read_corpus(data: str | Mapping[str, str], column: str) -> dict[str, list[st
 
     Args:
         data: split name → path, or one path. A path is a text file (one document, suffix ``.txt``), a table (one
-            document a row), or a folder of text files, subfolders included. A folder that holds ``train.txt`` is read
-            split by split (``validation``, ``valid``, ``val``, ``dev``; ``test``), and one without text files as
-            `supernets.data.data_sets.read_data_set` reads it.
+            document a row, in the splits that its column ``split`` names if it has one), or a folder of text files,
+            subfolders included. A folder that holds ``train.txt`` is read split by split (``validation``, ``valid``,
+            ``val``, ``dev``; ``test``), one without text files as `supernets.data.data_sets.read_data_set` reads it.
         column: where tables keep the text.
 
     Raises:
@@ -33,6 +34,8 @@ def read_corpus(data: str | Mapping[str, str], column: str) -> dict[str, list[st
 
 
 def _read_path(path: Path, column: str) -> dict[str, list[str]]:
+    if path.suffix.lower() in READABLE and path.is_file():
+        return _texts({WHOLE: read_table(path)}, column)
     if not path.is_dir():
         return {WHOLE: _documents(path, column)}
     named = {split: file for file in sorted(path.glob(f"*{SUFFIX}")) if (split := split_of(file.stem))}
@@ -40,8 +43,18 @@ def _read_path(path: Path, column: str) -> dict[str, list[str]]:
         return {split: _documents(named[split], column) for split in SPLITS if split in named}
     if any(path.rglob(f"*{SUFFIX}")):
         return {WHOLE: _documents(path, column)}
-    tables = read_data_set(str(path))
-    return {split: [text for text in table.column(column) if text.strip()] for split, table in tables.items()}
+    return _texts(read_data_set(str(path)), column)
+
+
+def _texts(tables: Mapping[str, Table], column: str) -> dict[str, list[str]]:
+    return {split: _filled(table, column) for split, table in separate(tables).items()}
+
+
+def _filled(table: Table, column: str) -> list[str]:
+    texts = [text for text in table.column(column) if text.strip()]
+    if not texts:
+        raise ValueError(f"{table.source} holds no text in column {column!r}; name the column with --text")
+    return texts
 
 
 def _documents(path: Path, column: str) -> list[str]:
@@ -49,7 +62,7 @@ def _documents(path: Path, column: str) -> list[str]:
         files = sorted(path.rglob(f"*{SUFFIX}"))
         texts = [text for file in files if (text := read_text(file)).strip()]
     elif path.suffix.lower() in READABLE:
-        return [text for text in read_table(path).column(column) if text.strip()]
+        return _filled(read_table(path), column)
     elif not path.is_file():
         raise ValueError(f"{path} does not exist; check the path")
     elif path.suffix.lower() != SUFFIX:

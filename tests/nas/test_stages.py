@@ -196,6 +196,9 @@ def test_training_stopped_in_the_middle_ends_with_the_same_weights(
     with pytest.raises(Stopped):
         tune_supernet(request, workspace, stop)
     assert not workspace.supernet.exists()
+    if network == "supernet":
+        with pytest.raises(ValueError, match=r"supernet\.safetensors was made with another teacher"):
+            tune_supernet(replace(request, teacher=str(workspace.teacher)), workspace)
     steps: list[tuple[str, int]] = []
     tune_supernet(request, workspace, lambda name, p: steps.append((name, p.step)), on_estimate=never)
     assert (network, 1) not in steps

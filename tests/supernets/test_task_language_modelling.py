@@ -118,6 +118,20 @@ def test_given_splits_stay_and_blocks_held_out_do_not_train(tmp_path: Path) -> N
     assert _open(named).splits == SPLITS  # validation is cut from training
 
 
+def test_rows_of_a_table_go_where_its_column_says(tmp_path: Path) -> None:
+    long = {split: " ".join(f"{split} {number}" for number in range(40)) for split in ("test", "train", "dev")}
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": text, "split": split}) + "\n" for split, text in long.items()))
+    files = tmp_path / "files"
+    files.mkdir()
+    for split, text in long.items():
+        (files / f"{split}.txt").write_text(text)
+    assert _open(rows).fingerprint == _open(files).fingerprint
+    rows.write_text(json.dumps({"text": "x", "split": "elsewhere"}) + "\n")
+    with pytest.raises(ValueError, match="column 'split' must say train, validation, test"):
+        _open(rows)
+
+
 def test_a_limit_keeps_some_blocks(file: Path) -> None:
     task = _open(file, limit=3)
     assert {split: task.size(split) for split in task.splits} == dict.fromkeys(SPLITS, 3)
