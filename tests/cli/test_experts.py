@@ -19,6 +19,7 @@ from nas.tuning import open_task
 from studies.store import StudyStore
 from supernets.checkpoint import load_exported, read_supernet_record
 from supernets.data.encoding import DEFAULT_MAX_LENGTH
+from supernets.routing_statistics import RoutingStatistics
 from supernets.task import TaskSettings
 from tests.toy_job import write_checkpoint
 from tests.toy_moe_job import write_experts, write_switch, write_text
@@ -66,7 +67,10 @@ def test_statistics_say_who_is_used(job: Path, tmp_path: Path, capsys: pytest.Ca
     assert (first["layer"], second["layer"]) == (0, 1)
     assert first["experts"] == 8
     assert first["tokens"] > 500
-    assert first["its share"] >= 1 / 8 >= first["share of that"]
+    shares_E = RoutingStatistics.load(tmp_path / "stats").layers[0].counts_E / (2 * first["tokens"])
+    assert float(shares_E.sum()) == pytest.approx(1.0)
+    assert (first["its share"], first["share of that"]) == pytest.approx((float(shares_E.max()), float(shares_E.min())))
+    assert shares_E[first["most used"]] == shares_E.max() > shares_E.min() == shares_E[first["least used"]]
     names = ("statistics.json", "statistics.safetensors")
     assert all((tmp_path / "stats" / n).read_bytes() == (job / "stats" / n).read_bytes() for n in names[1:])
 
