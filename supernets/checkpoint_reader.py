@@ -59,7 +59,7 @@ class CheckpointReader:
         """A tensor by its name in memory.
 
         Raises:
-            ValueError: it is missing or has another shape, as in quantised checkpoints.
+            ValueError: it is missing, quantised, or has another shape.
         """
         for known in (name, name.replace(".mlp.", ".block_sparse_moe.")):
             if known in self._files:
@@ -89,6 +89,8 @@ class CheckpointReader:
             raise ValueError(
                 f"{self.folder} has {name} of shape {tuple(tensor.shape)} where the configuration says {tuple(shape)}"
             )
+        if tensor.element_size() == 1 and tensor.dtype != torch.bool:
+            raise ValueError(f"{self.folder} has quantised weights ({name} in {tensor.dtype}); load them in 16 bits")
         return tensor.to(self.dtype) if self.dtype is not None and tensor.is_floating_point() else tensor
 
     def _read(self, stored: str) -> Tensor:

@@ -141,3 +141,16 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"has no model.layers.0.mlp.experts.gate_up_proj; quantised or unknown"):
         calibrate_streamed(tmp_path, BATCHES)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_weights_are_named_though_the_configuration_is_silent(tmp_path: Path, dtype: torch.dtype) -> None:
+    from safetensors.torch import load_file, save_file
+
+    saved("olmoe", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.1.mlp.experts.4.up_proj.weight"
+    tensors[name] = tensors[name].to(dtype)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"has quantised weights \(model.layers.1.mlp.experts.gate_up_proj in torch"):
+        calibrate_streamed(tmp_path, BATCHES)
