@@ -52,7 +52,8 @@ class ChoiceOptions:
         opened = open_supernet(folder, data_paths(data) if data else None)
         front, evaluations = store.front(study.name), store.evaluations(study.name)
         if self.layout == "uniform":
-            front = uniform_front(front, evaluations, opened.supernet)
+            within = store.evaluations_within_limits(study.name, front.allowed)
+            front = uniform_front(front, within, opened.supernet)
         return study, opened, select(front, evaluations, selection)
 
     def _selection(self, limits: dict[str, float]) -> Selection:

@@ -67,6 +67,8 @@ def front(
         from cli.plot import draw_front
 
         drawn = fronts[COMPARED if predicted else REAL]
+        if not len(drawn):
+            raise ValueError(f"nothing to draw: {_why_empty(study, predicted)}")
         draw_front(drawn, evaluations, plot, title=study.name)
         typer.echo(f"figure written to {plot}", err=True)
 
@@ -85,7 +87,7 @@ def _fronts(store: StudyStore, study: Study, device: str | None, predicted: bool
         evaluated = store.evaluations(study.name)
         share = compared_share(evaluated)
         fronts[COMPARED] = store.front(study.name, device=device, provenances=SEARCHED, data_fraction=share)
-        fronts[UNSEEN] = predicted_front(study.objectives, store.predictions(study.name), evaluated)
+        fronts[UNSEEN] = predicted_front(study.objectives, store.predictions(study.name), evaluated, device)
     return fronts
 
 

@@ -341,7 +341,7 @@ class SearchOptions:
     target: Annotated[
         str | None, typer.Option(help="Fingerprint of the machine the networks are for, if it is not this one.")
     ] = None
-    finalists: Annotated[int, typer.Option(help="Networks of the front that are timed as a whole.")] = 8
+    finalists: Annotated[int, typer.Option(help="Networks of the front to time whole and judge on all data.")] = 8
     low_fidelity: Annotated[
         float | None,
         typer.Option(help="Share of the validation examples tried first; only those with a chance get the rest."),

@@ -40,6 +40,8 @@ def search(
     """
     if (supernet is None) == (problem is None):
         raise ValueError("name what is searched: the folder of a supernet, or --problem package.module:Class")
+    if problem is not None and data:
+        raise ValueError("a problem of one's own has its own data: leave out --data")
     settings = search.settings(limits, run, study_name, problem)
     from studies.store import StudyStore
 

@@ -158,11 +158,12 @@ class _Series:
         return [seconds / _around(baselines, position) for position, seconds in self.samples]
 
     def settle(self, baselines: Sequence[float]) -> None:
-        """See whether the samples agree well enough by now."""
-        low, middle, high = np.percentile(self.ratios(baselines), (25, 50, 75))
-        self.is_settled = len(self.samples) >= self.settings.min_rounds and bool(
-            high - low < self.settings.tolerance * middle
-        )
+        """See whether the samples agree well enough to take no more."""
+        low, middle, high = map(float, np.percentile(self.ratios(baselines), (25, 50, 75)))
+        self.is_settled = len(self.samples) >= self.settings.min_rounds and self._agree(low, middle, high)
+
+    def _agree(self, low: float, middle: float, high: float) -> bool:
+        return high - low < self.settings.tolerance * middle
 
     def timing(self, baselines: Sequence[float], calibration: float, load: float) -> Timing:
         low, middle, high, p95 = map(float, np.percentile(self.ratios(baselines), (25, 50, 75, 95)))
@@ -175,7 +176,7 @@ class _Series:
             reference_seconds=calibration,
             clock=self.backend.clock_kind(self.threads),
             load=load,
-            noisy=contended or not self.is_settled,
+            noisy=contended or not self._agree(low, middle, high),
         )
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from kernels.op_spec import Context, OpSpec
-from nas.objective import BoundObjective, EvaluationFailed, Identity
+from nas.objective import REFUSALS, BoundObjective, EvaluationFailed, Identity
 from predictors.latency_table import LatencyTable
 from studies.records import Genotype, Objective, Value
 from supernets.space import SearchSpace
 
 Score = float | tuple[float, float]
 """A number in its objective's unit, alone or with its standard error."""
+
+_ASKED = 20
+"""Random networks that are asked which exact costs there are, where the smallest and the largest refuse."""
 
 LATENCY = Objective(name="latency", unit="ms")
 
@@ -126,7 +132,7 @@ class CustomColumns:
 
     def __init__(self, problem: CustomProblem, context: Context, table: LatencyTable | None = None) -> None:
         self._problem, self._context, self._table = problem, context, table
-        self._exact = set(self._exact_costs(problem.space.smallest))
+        self._exact = self._exact_keys()
         self._latest: tuple[Genotype, Mapping[str, Score]] | None = None
 
     def bind(self, text: str) -> BoundObjective:
@@ -150,6 +156,14 @@ class CustomColumns:
     def _listed(self) -> set[str]:
         return {objective.key for objective in self._problem.objectives}
 
+    def _exact_keys(self) -> set[str]:
+        """What the first network that has exact costs says; a problem may refuse the smallest."""
+        space, rng = self._problem.space, random.Random(0)
+        for genotype in (space.smallest, space.largest, *(space.canonical(space.sample(rng)) for _ in range(_ASKED))):
+            with suppress(*REFUSALS):
+                return set(self._exact_costs(genotype))
+        return set(self._exact_costs(space.smallest))
+
     def _exact_costs(self, genotype: Genotype) -> Mapping[str, float]:
         return self._problem.exact(genotype) if isinstance(self._problem, HasExactCosts) else {}
 
@@ -170,7 +184,7 @@ class CustomColumns:
         return Value(
             objective=objective.key,
             number=float(number),
-            spread=None if spread is None else float(spread),
+            spread=None if spread is None or not math.isfinite(spread) else float(spread),
             provenance="supernet",
             weights_hash=self._problem.weights_hash,
             data_hash=self._problem.data_hash,

@@ -15,13 +15,13 @@ from nas.forecasting import forecast
 from nas.measuring import OnMeasured, calibration_genotypes
 from nas.objective import parse_objective
 from nas.problem import assemble, new_study
-from nas.search import SearchProgress, run
-from nas.searching import LATENCY_TABLE_NOTE, SearchRequest, frozen_table
+from nas.search import SEARCHED, SearchProgress, run
+from nas.searching import LATENCY_TABLE_NOTE, SearchRequest, frozen_table, require_device
 from nas.starting import OnGeneration, begin
 from predictors.latency_table import EndToEndRow, LatencyTable
 from predictors.measure import measure, measured_versions
 from studies.pareto import ParetoFront
-from studies.records import MEASURED, Genotype, Measurement, Value, content_hash
+from studies.records import Genotype, Measurement, Value, content_hash
 from studies.store import StudyStore
 
 
@@ -52,7 +52,9 @@ def search_problem(
         parse_objective(text)[0] for text in (*settings.objectives, *settings.limits)
     }
     table = frozen_table(store, settings.study_name)
-    if table is None and asks_latency and isinstance(custom, HasOperators):
+    if table is not None:
+        require_device(table, clock.device, settings.study_name)
+    elif asks_latency and isinstance(custom, HasOperators):
         table = clock.table(custom)
     columns = CustomColumns(custom, context, table)
     problem, evaluate = assemble(settings.objectives, settings.limits, custom.space, columns.bind, store, sizes=False)
@@ -68,7 +70,7 @@ def search_problem(
     if table is None or not len(front):
         return front
     if not isinstance(custom, HasNetworks) or not request.finalists:
-        return store.front(study.name, provenances=MEASURED | {"predicted"})
+        return store.front(study.name, provenances=SEARCHED)
     clock.remeasure(custom, front, study.name, request.finalists)
     return store.front(study.name)
 
@@ -102,6 +104,11 @@ class _Clock:
         self._custom, self._context, self._store = custom, context, store
         self._backend, self._settings, self._on_measured = backend, settings, on_measured
         self._device = backend.detect()
+
+    @property
+    def device(self) -> str:
+        """Fingerprint of this machine."""
+        return self._device.fingerprint
 
     def table(self, custom: HasOperators) -> LatencyTable:
         """Measured operations, corrected by a few whole networks where the problem gives them."""

@@ -119,19 +119,26 @@ def select(front: ParetoFront, evaluations: Sequence[Evaluation], selection: Sel
 
 
 def _ordered(front: ParetoFront) -> list[Evaluation]:
+    """In the order in which `nas front` shows them."""
     objective = front.objectives[0]
-    return sorted(front.evaluations, key=lambda e: signed(objective, front.value(e, objective).number))
+    return sorted(front.evaluations, key=lambda e: (signed(objective, front.value(e, objective).number), e.number))
 
 
 def within_limits(front: ParetoFront, limits: Mapping[str, float]) -> ParetoFront:
     """The part of a front that keeps limits on any stored value: objective key, or name for all of that name.
 
+    A network without such a value may not keep the limit, and is left out.
+
     Raises:
+        ValueError: no network has a value.
         LimitError: nothing keeps them; says what comes nearest.
     """
     for key, limit in limits.items():
-        numbers = {evaluation.number: _largest(front, evaluation, key) for evaluation in front.evaluations}
-        kept = tuple(evaluation for evaluation in front.evaluations if numbers[evaluation.number] <= limit)
+        numbers = {e.number: number for e in front.evaluations if (number := _largest(front, e, key)) is not None}
+        if not numbers:
+            known = ", ".join(dict.fromkeys(v.objective for e in front.evaluations for v in e.values))
+            raise ValueError(f"the study has no measured values for {key}; its networks have {known}")
+        kept = tuple(e for e in front.evaluations if e.number in numbers and numbers[e.number] <= limit)
         if not kept:
             raise LimitError(
                 f"no network of the front has {key} <= {limit:g}; the smallest measured is {min(numbers.values()):.4g}"
@@ -140,14 +147,10 @@ def within_limits(front: ParetoFront, limits: Mapping[str, float]) -> ParetoFron
     return front
 
 
-def _largest(front: ParetoFront, evaluation: Evaluation, key: str) -> float:
-    """The value of an objective key, or the largest of an objective name."""
+def _largest(front: ParetoFront, evaluation: Evaluation, key: str) -> float | None:
+    """The value of an objective key, or the largest of an objective name; None where it has none."""
     keys = dict.fromkeys(v.objective for v in evaluation.values if key in (v.objective, v.objective.partition(":")[0]))
-    numbers = [value.number for one in keys if (value := front.allowed.latest(evaluation, one))]
-    if not numbers:
-        known = ", ".join(dict.fromkeys(v.objective for v in evaluation.values))
-        raise ValueError(f"the study has no measured values for {key}; its networks have {known}")
-    return max(numbers)
+    return max((v.number for one in keys if (v := front.allowed.latest(evaluation, one))), default=None)
 
 
 def export_network(

@@ -12,7 +12,7 @@ from kernels.device import load_backend
 from nas.export import ExportRequest, Selection, export_network, is_export_of, record_export, select
 from nas.limits import require_possible
 from nas.measuring import OnMeasured
-from nas.objective import Bindings
+from nas.objective import Bindings, parse_objective
 from nas.search import SearchProgress
 from nas.searching import OpenSupernet, SearchRequest, context_of, open_supernet, search_supernet
 from nas.starting import OnGeneration
@@ -128,8 +128,11 @@ def _require_head(kind: str) -> None:
 
 
 def _require_possible(request: SearchRequest, prepared: Prepared, store: StudyStore) -> None:
+    backend, limits = load_backend(request.device), request.search.limits
+    if request.target not in (None, backend.detect().fingerprint):  # this machine cannot tell what is fast there
+        limits = {text: limit for text, limit in limits.items() if parse_objective(text)[0] != "latency"}
     bindings = Bindings(supernet=prepared.supernet, task=prepared.task, context=context_of(request, prepared.task))
-    require_possible(request.search.limits, bindings, store, load_backend(request.device), request.timing)
+    require_possible(limits, bindings, store, backend, request.timing)
 
 
 def _exports(
@@ -142,7 +145,7 @@ def _exports(
 ) -> Iterator[FitExport]:
     """Export every chosen network once; what lies there already is not written again."""
     name = request.search.search.study_name
-    for (number, layout), roles in _chosen(request.search, opened, front, store.evaluations(name)).items():
+    for (number, layout), roles in _chosen(request.search, opened, front, store).items():
         evaluation = select(front, store.evaluations(name), Selection(number=number))
         wanted = ExportRequest(
             folder=workspace.export(f"{name}-{number}" + ("-uniform" if layout == "uniform" else "")),
@@ -160,10 +163,11 @@ def _exports(
 
 
 def _chosen(
-    request: SearchRequest, opened: OpenSupernet, front: ParetoFront, evaluations: list[Evaluation]
+    request: SearchRequest, opened: OpenSupernet, front: ParetoFront, store: StudyStore
 ) -> dict[tuple[int, Layout], list[str]]:
     """(evaluation number, layout) → roles."""
-    limits = request.search.limits
+    limits, name = request.search.limits, request.search.study_name
+    evaluations = store.evaluations(name)
     chosen: dict[tuple[int, Layout], list[str]] = {}
 
     def choose(role: str, among: ParetoFront, selection: Selection, layout: Layout) -> None:
@@ -172,7 +176,7 @@ def _chosen(
     choose("knee", front, Selection(limits=limits), "free")
     if limits:
         choose("best", front, Selection(rank=1, limits=limits), "free")
-    stock = uniform_front(front, evaluations, opened.supernet)
+    stock = uniform_front(front, store.evaluations_within_limits(name, front.allowed), opened.supernet)
     if len(stock):
         with suppress(LimitError):  # the others keep the limits
             choose("uniform", stock, Selection(rank=1 if limits else None, limits=limits), "uniform")

@@ -47,7 +47,7 @@ def forecast(problem: SearchProblem, evaluator: Evaluator, store: StudyStore, st
     best = allowed[non_dominated(problem.minimised(predicted_PM[allowed]))]
     chosen = best[np.linspace(0, len(best) - 1, min(len(best), _MOST)).round().astype(int)]
     rows = {pool.genotypes[i]: predicted_PM[i] for i in chosen}
-    training_hash = content_hash([[e.genotype, row.tolist()] for e, row in zip(known, costs_NM, strict=True)])
+    training = [[e.genotype, row.tolist()] for e, row in zip(known, costs_NM, strict=True)]
     for column, objective in enumerate(problem.columns):
         fit = beliefs.fits().get(objective.key)
         spread = float(costs_NM[:, column].std())
@@ -56,7 +56,7 @@ def forecast(problem: SearchProblem, evaluator: Evaluator, store: StudyStore, st
             study_name,
             EXACT if fit is None else fit.predictor,
             values,
-            training_hash=training_hash,
+            training_hash=content_hash([objective.key, training]),
             error={} if fit is None else {"relative": fit.relative_error, "rank_correlation": fit.rank_correlation},
         )
 

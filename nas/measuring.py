@@ -102,8 +102,9 @@ def table_of(
     supernet: Supernet, contexts: Sequence[Context], measurements: Sequence[Measurement], device: str
 ) -> LatencyTable:
     """The latency table that one machine's measurements make; ValueError if an operation is not among them."""
-    table = LatencyTable.from_measurements(measurements, device)
-    if missing := table.missing(_operations(supernet, contexts)):
+    operations = _operations(supernet, contexts)
+    table = LatencyTable.from_measurements(measurements, device).only(operations)
+    if missing := table.missing(operations):
         raise ValueError(
             f"{len(missing)} operations were not measured on {device}, such as {missing[0].key}; run `nas measure` "
             "there with the same batch, sequence and threads, and import what it exports"

@@ -23,6 +23,10 @@ OBJECTIVES = VariantFolder(package="nas.objectives", attribute="build", kind="ob
 MIB = 2**20
 
 
+REFUSALS = (RuntimeError, ValueError, ArithmeticError)
+"""By which an objective says that it cannot be computed for a network."""
+
+
 class EvaluationFailed(RuntimeError):
     """A sub-network could not be evaluated; the search records the reason and goes on."""
 

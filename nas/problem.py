@@ -12,7 +12,7 @@ import numpy as np
 
 from nas.algorithm import Costs, SearchProblem, few_uniform
 from nas.evaluator import Evaluator, ValueLookup
-from nas.objective import Bindings, BoundObjective, EvaluationFailed, bind, parse_objective
+from nas.objective import REFUSALS, Bindings, BoundObjective, bind, parse_objective
 from nas.settings import SearchSettings
 from studies.errors import LimitError
 from studies.pareto import signed
@@ -49,7 +49,8 @@ def assemble(
     """Bind objectives and limits.
 
     Args:
-        sizes: whether options are sizes, so that no network costs less than the smallest or a uniform one.
+        sizes: whether options are sizes, so that no network costs less than the smallest or a uniform one, and none
+            more than the largest.
         objectives: ``name`` or ``name:setting=value,...``, at least one.
         limits: objective text → largest allowed value in its unit (smallest for a maximised one). A bare name limits
             every objective of that name; what is no objective is evaluated too, but only limited.
@@ -63,7 +64,7 @@ def assemble(
         raise ValueError("a search needs at least one objective, such as error")
     searched = [bind_one(text) for text in objectives]
     limited, limits_by_key = _bind_limits(searched, limits, bind_one)
-    columns = [_with_reference(bound, space.largest) for bound in (*searched, *limited)]
+    columns = [_with_reference(bound, space.largest) if sizes else bound for bound in (*searched, *limited)]
     keys = [bound.objective.key for bound in columns]
     if len(set(keys)) < len(keys):
         raise ValueError(f"every objective may be named once, got {', '.join(keys)}")
@@ -107,7 +108,7 @@ class ExactCosts:
             return math.nan
         try:
             cost = signed(column.objective, column.evaluate(genotype).number)
-        except (EvaluationFailed, ValueError, ArithmeticError):
+        except REFUSALS:
             return math.inf
         return cost if math.isfinite(cost) else math.inf
 
@@ -191,7 +192,7 @@ def _with_reference(bound: BoundObjective, largest: Genotype) -> BoundObjective:
         return bound
     try:
         reference = bound.evaluate(largest).number
-    except (EvaluationFailed, ValueError, ArithmeticError):
+    except REFUSALS:
         return bound
     if not math.isfinite(reference):
         return bound

@@ -18,7 +18,7 @@ from nas.layouts import LayoutRecorder
 from nas.measuring import OnMeasured, latency_table, stored_table
 from nas.objective import Bindings, context_from, parse_objective
 from nas.problem import build_problem, full_evaluator, study_for
-from nas.search import Evaluate, SearchProgress, run
+from nas.search import SEARCHED, Evaluate, SearchProgress, run
 from nas.settings import SearchSettings
 from nas.starting import OnGeneration, begin
 from nas.stock import uniform_front
@@ -49,7 +49,8 @@ class SearchRequest:
         device, precision: of the forward passes that measure qualities.
         target: fingerprint of the machine the networks are for, if it is another one whose measurements were imported.
         evaluation_examples: validation examples per evaluation; None takes all.
-        finalists: networks of the front that are measured end to end afterwards; with 0 latencies stay predicted.
+        finalists: networks of the front that are measured end to end and on all examples afterwards; with 0 latencies
+            stay predicted, and as many as by default are judged on all examples.
         record: further settings to be stored with the study.
     """
 
@@ -179,19 +180,24 @@ class _Finals:
     def front(self, searched: ParetoFront) -> ParetoFront:
         """The front after the finals of what the search compared."""
         name, table = self.study.name, self.bindings.table
-        stock = uniform_front(searched, self.store.evaluations(name), self.opened.supernet)
-        parts = [(searched, self.request.finalists), (stock, min(self.request.finalists, UNIFORM_FINALISTS))]
-        parts = [(part, count) for part, count in parts if len(part) and count]
+        within = self.store.evaluations_within_limits(name, searched.allowed)
+        stock = uniform_front(searched, within, self.opened.supernet)
+        timed = self.request.finalists
+
+        def parts(count: int) -> list[tuple[ParetoFront, int]]:
+            both = ((searched, count), (stock, min(count, UNIFORM_FINALISTS)))
+            return [(part, most) for part, most in both if len(part) and most]
+
         is_sample = self.bindings.examples is not None
-        is_timed = table is not None and table.device == self._here and bool(self.request.finalists)
+        is_timed = table is not None and table.device == self._here and bool(timed)
         if is_timed:
-            self._remeasure(parts)
+            self._remeasure(parts(timed))
         if is_sample:
-            self._complete(parts)
+            self._complete(parts(timed or FINALISTS))  # a sample flatters also where nothing is timed
         if table is None and not is_sample:
             return searched
         is_predicted = table is not None and not is_timed
-        return self.store.front(name, provenances=MEASURED | {"predicted"} if is_predicted else MEASURED)
+        return self.store.front(name, provenances=SEARCHED if is_predicted else MEASURED)
 
     @property
     def _here(self) -> str:
@@ -262,17 +268,23 @@ def _table(
     """
     frozen = frozen_table(store, request.search.study_name)
     contexts = latency_contexts(request.search, context_of(request, opened.task))
-    wanted = request.target or backend.detect().fingerprint
-    if frozen is not None and frozen.device != wanted:
-        raise ValueError(
-            f"study {request.search.study_name!r} is about device {frozen.device}, asked for is {wanted}: go on there, "
-            f"start another study with --study-name, or keep its latencies as predictions with --target {frozen.device}"
-        )
+    if frozen is not None:
+        remedy = f", or keep its latencies as predictions with --target {frozen.device}"
+        require_device(frozen, request.target or backend.detect().fingerprint, request.search.study_name, remedy)
     if frozen is not None or not contexts:
         return frozen
     if request.target not in (None, backend.detect().fingerprint):
         return stored_table(opened.supernet, contexts, store, str(request.target))
     return latency_table(opened.supernet, contexts, store, backend, settings=request.timing, on_progress=on_measured)
+
+
+def require_device(frozen: LatencyTable, wanted: str, study_name: str, remedy: str = "") -> None:
+    """ValueError where a study with that table would go on with the latencies of another device."""
+    if frozen.device != wanted:
+        raise ValueError(
+            f"study {study_name!r} is about device {frozen.device}, asked for is {wanted}: go on there, or start "
+            f"another study with --study-name{remedy}"
+        )
 
 
 def frozen_table(store: StudyStore, study_name: str) -> LatencyTable | None:

@@ -41,8 +41,8 @@ class SearchSettings:
     def __post_init__(self) -> None:
         if self.budget < 1:
             raise ValueError(f"a budget is at least 1 evaluation, got {self.budget}")
-        if self.seed < 0:
-            raise ValueError(f"a seed is a whole number from 0, got {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"a seed is a whole number from 0 to 2^63 - 1, got {self.seed}")
         if self.low_fidelity is not None and not 0 < self.low_fidelity < 1:
             raise ValueError(f"low fidelity is a share of the data between 0 and 1, got {self.low_fidelity}")
         ALGORITHMS.check(self.algorithm)

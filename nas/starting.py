@@ -39,7 +39,7 @@ def begin(
         told = warm_start(settings.warm_start, problem, full.columns, store, study.name)
     told = told or WarmStart()
     study = store.create_or_resume(replace(study, algorithm=f"{study.algorithm}{told.mark}"))
-    if told.mark:
+    if settings.warm_start:
         freeze(told, study.name, store)
     instructed = replace(settings.algorithm_settings, known=told.known, related=told.related, observe=on_generation)
     return study, load_algorithm(settings.algorithm)(problem, instructed)

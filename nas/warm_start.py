@@ -118,12 +118,13 @@ def related_rows(
 
 
 def frozen(study_name: str, store: StudyStore) -> WarmStart | None:
-    """What a study was started with; None if there is no such study, or it was told nothing."""
+    """What a study was started with, which may be nothing; None if there is no such study, or it was no warm start."""
     if study_name not in {study.name for study in store.studies()}:
         return None
     notes = store.notes(study_name)
-    known, related = (_from_json(notes.get(name, [])) for name in (WARM_START_NOTE, RELATED_NOTE))
-    return WarmStart(known, related) if known or related else None
+    if WARM_START_NOTE not in notes:
+        return None
+    return WarmStart(*(_from_json(notes.get(name, [])) for name in (WARM_START_NOTE, RELATED_NOTE)))
 
 
 def freeze(told: WarmStart, study_name: str, store: StudyStore) -> None:

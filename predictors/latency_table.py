@@ -68,6 +68,12 @@ class LatencyTable:
         """The operations that still have to be measured, each once, in order of appearance."""
         return list({op.key: op for op in ops if op.key not in self.seconds}.values())
 
+    def only(self, ops: Iterable[OpSpec]) -> LatencyTable:
+        """The same table without what else was measured on the device."""
+        keys = {op.key for op in ops}
+        seconds = {key: number for key, number in self.seconds.items() if key in keys}
+        return replace(self, seconds=seconds, noisy=tuple(key for key in self.noisy if key in keys))
+
     def fitted(self, rows: Sequence[EndToEndRow]) -> LatencyTable:
         """The same table with scale and overhead fitted on end-to-end rows; with none, the uncorrected sum.
 

@@ -18,7 +18,9 @@ from studies.records import Measurement
 FORMAT = "supernas-measurements"
 VERSION = 1
 _MOST = 1e15
-"""No duration, count or load is that large, and every database holds what is smaller."""
+"""No duration or load is that large, and every database holds what is smaller."""
+_MOST_REPEATS = 2**31 - 1
+"""What a column of whole numbers holds, as the lengths of texts below are those of theirs."""
 
 
 def export_measurements(measurements: Iterable[Measurement], path: Path) -> None:
@@ -71,27 +73,36 @@ def _is_positive(value: Any) -> bool:
     return _is_number(value) and value > 0
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and _is_positive(value) and value <= _MOST_REPEATS
 
 
 def _are_versions(value: object) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(one, str) for one in value.values())
+    return isinstance(value, Mapping) and all(
+        isinstance(one, str) and "\0" not in one for one in (*value, *value.values())
+    )
 
 
 _NUMBER = ("a number >= 0 below 1e15", _is_number)
 _POSITIVE = ("a number > 0 below 1e15", _is_positive)
-_TEXT = ("a non-empty text", _is_text)
+
+
+def _text(most: int) -> tuple[str, Callable[[Any], bool]]:
+    return (
+        f"a text of 1 to {most} characters without NUL",
+        lambda value: isinstance(value, str) and 0 < len(value) <= most and "\0" not in value,
+    )
+
 
 _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "op_key": _TEXT,
-    "device": _TEXT,
+    "op_key": _text(512),
+    "device": _text(64),
     "seconds_median": _POSITIVE,
     "seconds_iqr": _NUMBER,
     "seconds_p95": _POSITIVE,
-    "repeats": ("a whole number > 0", lambda value: isinstance(value, int) and _is_positive(value)),
+    "repeats": (f"a whole number from 1 to {_MOST_REPEATS}", _is_count),
     "reference_seconds": _POSITIVE,
-    "clock": _TEXT,
+    "clock": _text(16),
     "load": _NUMBER,
     "noisy": ("true or false", lambda value: isinstance(value, bool)),
     "versions": ("an object of texts", _are_versions),

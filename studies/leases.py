@@ -103,7 +103,8 @@ class WorkQueue:
             study = find_study(connection, self._study_name)
             expired = and_(EvaluationRow.status == "running", EvaluationRow.lease_until < database_now())
             self._give_up(connection, _lock(connection, study.id, expired, EvaluationRow.attempt >= self._max_attempts))
-            keys = _lock(connection, study.id, or_(EvaluationRow.status == "pending", expired), limit=limit)
+            again = and_(expired, EvaluationRow.attempt < self._max_attempts)  # others may have run out since
+            keys = _lock(connection, study.id, or_(EvaluationRow.status == "pending", again), limit=limit)
             taken = update(EvaluationRow).where(EvaluationRow.id.in_(keys))
             connection.execute(
                 taken.values(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from studies.pareto import ParetoFront, ValueFilter
 from studies.records import Evaluation, Genotype, Objective, Value
@@ -12,7 +13,10 @@ PREDICTED_ONLY = ValueFilter(provenances=frozenset({"predicted"}))
 
 
 def predicted_front(
-    objectives: Sequence[Objective], predictions: Sequence[Prediction], evaluated: Sequence[Evaluation]
+    objectives: Sequence[Objective],
+    predictions: Sequence[Prediction],
+    evaluated: Sequence[Evaluation],
+    device: str | None = None,
 ) -> ParetoFront:
     """The front among predicted networks that were never evaluated; its members have no number.
 
@@ -21,6 +25,7 @@ def predicted_front(
     Args:
         predictions: of a study, oldest first.
         evaluated: evaluations of the study.
+        device: fingerprint; predictions for others do not count. None lets every device pass.
     """
     latest = {one.value.objective: (one.predictor, one.training_hash) for one in predictions}
     known = {evaluation.genotype for evaluation in evaluated}
@@ -29,4 +34,4 @@ def predicted_front(
         if one.genotype not in known and (one.predictor, one.training_hash) == latest[one.value.objective]:
             values.setdefault(one.genotype, []).append(one.value)
     networks = [Evaluation(genotype=genotype, values=tuple(given)) for genotype, given in values.items()]
-    return ParetoFront.of(objectives, networks, PREDICTED_ONLY)
+    return ParetoFront.of(objectives, networks, replace(PREDICTED_ONLY, device=device))

@@ -27,10 +27,12 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 VERSION_TABLE = "supernas_version"
 """Holds the revision; a database without it is not ours."""
 
-REVISION = "v0_1_0_1"
+REVISION = "v0_1_0_2"
 """Revision these classes describe."""
 
 SMALL, HASH = String(64), String(64)
+WORDS = Text().with_variant(String(64), "sqlite")
+"""Of any length; SQLite, which checks none, keeps the column it had."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -96,10 +98,10 @@ class StudyRow(Base):
     name: Mapped[str] = mapped_column(String(255), unique=True)
     space_id: Mapped[int] = mapped_column(ForeignKey("search_space.id"))
     checkpoint_id: Mapped[int] = mapped_column(ForeignKey("checkpoint.id"))
-    data_hash: Mapped[str] = mapped_column(HASH)
+    data_hash: Mapped[str] = mapped_column(WORDS)
     objectives: Mapped[list[Any]]
     constraints: Mapped[dict[str, Any]]
-    algorithm: Mapped[str] = mapped_column(SMALL)
+    algorithm: Mapped[str] = mapped_column(WORDS)
     seed: Mapped[int] = mapped_column(BigInteger)
     budget: Mapped[int]
     latency_table_hash: Mapped[str] = mapped_column(HASH)

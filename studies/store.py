@@ -151,6 +151,16 @@ class StudyStore(DeviceBook, LayoutBook, StudyBook):
         with self.reading() as connection:
             return read_evaluations(connection, EvaluationRow.study_id == find_study(connection, study_name).id)
 
+    def evaluations_within_limits(self, study_name: str, allowed: ValueFilter) -> list[Evaluation]:
+        """The evaluations that break none of the study's limits, by number; limits count as in `front`."""
+        stored = self.study(study_name)
+        with self.reading() as connection:
+            study = find_study(connection, study_name)
+            over = read_evaluations_by_key(connection, _over_limits(connection, study, stored, allowed).tolist())
+            evaluations = read_evaluations(connection, EvaluationRow.study_id == study.id)
+        broken = {evaluation.number for evaluation in over}
+        return [evaluation for evaluation in evaluations if evaluation.number not in broken]
+
     def lookup(
         self,
         space_fingerprint: str,
@@ -206,12 +216,13 @@ class StudyStore(DeviceBook, LayoutBook, StudyBook):
         Qualities count that were measured on exactly this share of the data. Only two columns are read for each
         objective; whole evaluations are built for the front alone.
         """
-        chosen = tuple(self.study(study_name).objectives if objectives is None else objectives)
+        stored = self.study(study_name)
+        chosen = tuple(stored.objectives if objectives is None else objectives)
         allowed = ValueFilter(provenances=provenances, device=device, data_fraction=data_fraction)
         with self.reading() as connection:
             study = find_study(connection, study_name)
             keys_N, costs_NM = _cost_matrix(connection, study, chosen, allowed)
-            within_N = ~np.isin(keys_N, _over_limits(connection, study, self.study(study_name), allowed))
+            within_N = ~np.isin(keys_N, _over_limits(connection, study, stored, allowed))
             keys_N, costs_NM = keys_N[within_N], costs_NM[within_N]
             kept = read_evaluations_by_key(connection, keys_N[non_dominated(costs_NM)].tolist())
         return ParetoFront.of(chosen, kept, allowed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,14 @@ def make_job(root: Path) -> ToyJob:
     write_checkpoint(job.model)
     write_data(job.data)
     return job
+
+
+def copied(job: ToyJob, root: Path) -> ToyJob:
+    """The results in another folder, for the same inputs."""
+    shutil.copytree(job.workspace.root, root / "work")
+    for name in ("model", "data.tsv"):
+        (root / name).symlink_to(job.root / name)
+    return ToyJob(root)
 
 
 def fit_job(job: ToyJob, listener: Listener | None = None) -> FitResult:

@@ -1,4 +1,4 @@
-"""The race: our search algorithm against eleven others on tables whose true fronts are known. `make bench-search`
+"""The race: our search algorithm against fourteen others on tables whose true fronts are known. `make bench-search`
 
 Every competitor runs behind the same loop, with the same budgets and seeds: see ``race/loop.py`` for the rules,
 ``race/opponents`` for sources and settings, ``race/metrics.py`` for the reference point, ``race/tables.py`` for the
@@ -31,7 +31,7 @@ from tests.benchmarks.race.runner import (
     run_all,
 )
 from tests.benchmarks.race.tasks import DEVELOPMENT, HELD_OUT, Task, contest, tasks
-from tests.benchmarks.race.transfer import run_transfer, show_transfers, transfer_jobs
+from tests.benchmarks.race.transfer import run_transfer, show_transfers, transfer_hashes, transfer_jobs
 
 ROWS = RESULTS / "search_race.jsonl"
 SEEDS, SAMPLE = 10, 6
@@ -83,9 +83,10 @@ def main() -> None:
     rows = {key: row for key, row in kept.items() if key not in again}
     keep = None if options.budget else path
     rows = race(missing(jobs, rows, hashes), rows, options.jobs, keep)
-    rows = race(missing(transfers, rows, {}), rows, options.jobs, keep, run_transfer)
+    rows = race(missing(transfers, rows, transfer_hashes(transfers)), rows, options.jobs, keep, run_transfer)
     if options.full and not options.budget:
-        path.replace(options.rows)
+        keep_rows(options.rows, {**read_rows(options.rows), **rows}, {})
+        path.unlink()
     agreed = check_sample([job for job in jobs if rows[job.key] is kept.get(job.key)], kept, options)
     shown = {job.key for job in jobs} if options.algorithms else set(rows)
     report = Report({key: row for key, row in rows.items() if key in shown and key[0] in hashes})

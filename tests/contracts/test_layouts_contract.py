@@ -59,3 +59,11 @@ def test_the_first_schema_is_migrated(url: str) -> None:
     with StudyStore.open(url) as opened:
         opened.put_layouts("demo", {(0,): [MERGED]})
         assert opened.layouts("demo") == {(0,): (MERGED,)}
+
+
+def test_a_question_may_be_long(store: StudyStore) -> None:
+    """A database that checks lengths has room for every mark that an algorithm can carry."""
+    algorithm = f"guided:batch=20,low_fidelity=0.25,known={16 * 'a'},related={16 * 'b'}"
+    long = replace(STUDY, name="long", algorithm=algorithm, data_hash=100 * "d")
+    assert store.create_or_resume(long) == store.study("long")
+    assert (store.study("long").algorithm, store.study("long").data_hash) == (algorithm, 100 * "d")

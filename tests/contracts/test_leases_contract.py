@@ -57,6 +57,18 @@ def test_a_stale_worker_never_overwrites(store: StudyStore, queue: WorkQueue, ba
     assert numbers(store) == [[5.0]] * batch
 
 
+def test_what_runs_out_during_a_claim_is_not_tried_too_often(
+    store: StudyStore, queue: WorkQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last attempt may end after the claim has looked for those to give up."""
+    queue.enqueue([(0,)])
+    for _ in range(3):
+        assert queue.claim("worker")
+        let_leases_run_out(store)
+    monkeypatch.setattr(WorkQueue, "_give_up", lambda *_: None)
+    assert queue.claim("late") == []
+
+
 def test_a_stale_result_in_the_same_batch_is_left_out(store: StudyStore, queue: WorkQueue) -> None:
     queue.enqueue([(1,)])
     stale = queue.claim("stalled")

@@ -317,7 +317,7 @@ def test_the_migrations_make_the_tables_of_the_schema(store: StudyStore) -> None
 def test_a_newer_database_is_refused(store: StudyStore, url: str) -> None:
     with store.writing() as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = 'v9_0_0'"))
-    with pytest.raises(StorageError, match=r"newer supernas \(schema v9_0_0, this one knows v0_1_0_1\); upgrade"):
+    with pytest.raises(StorageError, match=r"newer supernas \(schema v9_0_0, this one knows v0_1_0_2\); upgrade"):
         StudyStore.open(url)
 
 

@@ -129,6 +129,16 @@ def test_a_candidate_stops_when_it_has_settled() -> None:
     assert (shaky.repeats, shaky.noisy) == (30, True)
 
 
+def test_whether_it_settled_is_told_from_all_the_reference_samples() -> None:
+    """The last two, taken after the candidate had stopped, are slow: its ratios agree no more."""
+    references = iter([0.5] * (2 + 5) + [0.65] * 2)
+    backend = SimulatedBackend()
+    (timing,) = time_paired([backend.work("0", cycle([1.0]))], backend=backend, reference=backend.work("r", references))
+    assert timing.repeats == 5
+    assert timing.seconds_iqr > 0.03 * timing.seconds_median
+    assert timing.noisy
+
+
 def test_contention_is_noise_even_if_settled() -> None:
     backend = SimulatedBackend()
     backend.contention = 1.31

@@ -14,7 +14,7 @@ from kernels.op_cost import custom
 from kernels.op_spec import Context, OpSpec
 from nas.custom_problem import LATENCY, CustomColumns, Score, available, load_problem
 from nas.custom_search import search_problem
-from nas.searching import SearchRequest
+from nas.searching import LATENCY_TABLE_NOTE, SearchRequest
 from nas.settings import SearchSettings
 from studies.errors import LimitError
 from studies.records import Genotype, Objective
@@ -164,13 +164,14 @@ def test_a_latency_of_its_own_is_not_mixed_with_measured_ones(store: StudyStore)
     assert not store.devices()
 
 
-def test_costs_that_cannot_be_computed_for_some_networks(store: StudyStore) -> None:
+@pytest.mark.parametrize("refusal", [ValueError, RuntimeError, ZeroDivisionError])
+def test_costs_that_cannot_be_computed_for_some_networks(store: StudyStore, refusal: type[Exception]) -> None:
     """They are as good as infinite: such a network is left out, or becomes a failed row; the search goes on."""
 
     class Holes(Exact):
         def exact(self, genotype: Genotype) -> Mapping[str, float]:
-            if sum(genotype) % 3 == 1:
-                raise ValueError("no such shape")
+            if sum(genotype) % 3 == 1 or genotype == self.space.smallest:
+                raise refusal("no such shape")
             return {"size": math.nan if sum(genotype) % 3 == 2 else sum(genotype)}
 
     for algorithm in ("guided", "nsga2"):
@@ -179,6 +180,21 @@ def test_costs_that_cannot_be_computed_for_some_networks(store: StudyStore) -> N
         assert len(front)
         assert all(sum(e.genotype) % 3 == 0 for e in front.evaluations)
         assert len(store.evaluations(algorithm)) == 40
+
+
+def test_the_last_options_say_nothing_about_what_is_worth_having(store: StudyStore) -> None:
+    """Options need not be sizes: no exact cost is a reference that better networks would lie beyond."""
+    front = search_problem(request(), Exact(), store)
+    assert [objective.reference for objective in front.objectives] == [0.0, None]
+
+
+def test_a_spread_that_is_no_number_is_none(store: StudyStore) -> None:
+    class Unsure(Plain):
+        def evaluate(self, genotype: Genotype) -> Mapping[str, Score]:
+            return {**super().evaluate(genotype), "size": (sum(genotype), math.inf)}
+
+    search_problem(request(), Unsure(), store)
+    assert {v.spread for e in store.evaluations("study") for v in e.values if v.objective == "size"} == {None}
 
 
 def test_an_interrupted_search_resumes_to_the_same_trace(store: StudyStore) -> None:
@@ -227,6 +243,21 @@ def test_the_finalists_are_timed_as_whole_networks_once(store: StudyStore) -> No
     (device,) = store.devices()
     networks = [row for row in store.measurements(device) if row.op_key.startswith("model[")]
     assert 5 <= len(networks) <= 8
+
+
+def test_predicted_latencies_are_not_compared_with_measured_ones(store: StudyStore) -> None:
+    timed = search_problem(request("accuracy", "latency"), Whole(), store)
+    front = search_problem(request("accuracy", "latency", finalists=0), Whole(), store)
+    assert {timed.value(e, LATENCY).provenance for e in timed.evaluations} == {"extracted"}
+    assert {front.value(e, LATENCY).provenance for e in front.evaluations} == {"predicted"}
+
+
+def test_another_machine_does_not_go_on_with_the_latencies_of_the_first(store: StudyStore) -> None:
+    search_problem(request("accuracy", "latency"), Whole(), store)
+    table = store.notes("study")[LATENCY_TABLE_NOTE]
+    store.note("study", LATENCY_TABLE_NOTE, {**table, "device": "cpu-elsewhere"})
+    with pytest.raises(ValueError, match=r"study 'study' is about device cpu-elsewhere, asked for is cpu-"):
+        search_problem(request("accuracy", "latency"), Whole(), store)
 
 
 def test_an_operation_that_is_not_listed_is_named(store: StudyStore) -> None:

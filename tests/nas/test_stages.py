@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nas.checking import check
-from nas.export import Selection, select, within_limits
 from nas.fit import Listener, fit
 from nas.judging import JudgeRequest, judge
 from nas.search import compared_share
@@ -19,14 +17,13 @@ from nas.tune_request import Duration
 from nas.tuning import prepare, tune_supernet
 from nas.workspace import Workspace
 from studies.errors import LimitError
-from studies.pareto import ParetoFront
-from studies.records import MEASURED, Evaluation, Objective, Value
+from studies.records import MEASURED, Evaluation
 from studies.store import StudyStore
 from supernets.checkpoint import read_supernet_record
 from supernets.finetune import TuneProgress
 from supernets.recipe import Recipe, load_recipe
 from supernets.task import TaskSettings
-from tests.toy_job import QUICK, STEPS, ToyJob, provenance, write_checkpoint, write_data
+from tests.toy_job import QUICK, STEPS, ToyJob, copied, provenance, write_checkpoint, write_data
 
 
 class Stopped(Exception):
@@ -35,14 +32,6 @@ class Stopped(Exception):
 
 def never(*_: object) -> None:
     raise AssertionError("a finished stage was repeated")
-
-
-def copied(job: ToyJob, root: Path) -> ToyJob:
-    """The results in another folder, for the same inputs."""
-    shutil.copytree(job.workspace.root, root / "work")
-    for name in ("model", "data.tsv"):
-        (root / name).symlink_to(job.root / name)
-    return ToyJob(root)
 
 
 def files(folder: Path) -> dict[str, int]:
@@ -348,46 +337,3 @@ def test_any_checkpoint_can_be_judged(fitted: ToyJob, tmp_path: Path) -> None:
     assert judge(replace(request, trust_remote_code=True)).quality == expected.quality
     with pytest.raises(ValueError, match="has no classification head to judge"):
         judge(replace(request, checkpoint=str(fitted.model)))
-
-
-ERROR, LATENCY = Objective(name="error", unit="fraction"), Objective(name="latency", unit="ms")
-
-
-def point(number: int, error: float, latency: float, parameters: float) -> Evaluation:
-    numbers = {"error": error, "latency": latency, "parameters": parameters}
-    values = [Value(objective=name, number=n, provenance="extracted") for name, n in numbers.items()]
-    return Evaluation(genotype=(number,), number=number, values=tuple(values))
-
-
-POINTS = [point(0, 0.1, 9.0, 90), point(1, 0.12, 4.0, 40), point(2, 0.3, 3.0, 20), point(3, 0.5, 9.0, 90)]
-FRONT = ParetoFront.of((ERROR, LATENCY), POINTS)
-
-
-@pytest.mark.parametrize(
-    ("selection", "number"),
-    [
-        (Selection(), 1),
-        (Selection(number=3), 3),
-        (Selection(rank=1), 0),
-        (Selection(rank=3), 2),
-        (Selection(rank=1, limits={"latency": 4.0}), 1),
-        (Selection(limits={"latency": 3.5, "parameters": 20}), 2),
-    ],
-)
-def test_selection(selection: Selection, number: int) -> None:
-    assert select(FRONT, POINTS, selection).number == number
-
-
-@pytest.mark.parametrize(
-    ("call", "kind", "message"),
-    [
-        (lambda: select(FRONT, POINTS, Selection(number=9)), ValueError, "no finished evaluation number 9"),
-        (lambda: select(FRONT, POINTS, Selection(rank=4)), ValueError, "ranks 1 to 3, not 4"),
-        (lambda: select(ParetoFront.of((ERROR,), []), [], Selection()), ValueError, "no measured network is left"),
-        (lambda: within_limits(FRONT, {"latency": 2.0}), LimitError, "latency <= 2; the smallest measured is 3"),
-        (lambda: within_limits(FRONT, {"macs": 2.0}), ValueError, "no measured values for macs"),
-    ],
-)
-def test_a_selection_that_means_nothing(call: Callable[[], object], kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=message):
-        call()

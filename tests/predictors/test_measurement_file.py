@@ -13,7 +13,7 @@ from predictors.measurement_file import export_measurements, import_measurements
 from studies.records import Measurement
 
 seconds = st.floats(1e-9, 1e6)
-texts = st.text(min_size=1)
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=64)
 measurements = st.builds(
     Measurement,
     op_key=texts,
@@ -23,7 +23,7 @@ measurements = st.builds(
     seconds_p95=seconds,
     repeats=st.integers(1, 100),
     reference_seconds=seconds,
-    clock=texts,
+    clock=texts.filter(lambda text: len(text) <= 16),
     load=st.floats(0, 100),
     noisy=st.booleans(),
     versions=st.dictionaries(texts, texts, max_size=2),
@@ -69,14 +69,17 @@ def test_documented_format_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("op_key", "", "row 2: op_key must be a non-empty text, got ''"),
+        ("op_key", "", "row 2: op_key must be a text of 1 to 512 characters without NUL, got ''"),
+        ("op_key", "a\0b", "row 2: op_key must be a text of 1 to 512 characters without NUL, got 'a\\x00b'"),
+        ("clock", 17 * "c", "row 2: clock must be a text of 1 to 16 characters without NUL, got 'ccccccccccccccccc'"),
         ("seconds_median", 0.0, "row 2: seconds_median must be a number > 0 below 1e15, got 0.0"),
         ("seconds_p95", "1", "row 2: seconds_p95 must be a number > 0 below 1e15, got '1'"),
         ("seconds_iqr", float("nan"), "row 2: seconds_iqr must be a number >= 0 below 1e15, got nan"),
         ("load", True, "row 2: load must be a number >= 0 below 1e15, got True"),
         ("load", 10**15, f"row 2: load must be a number >= 0 below 1e15, got {10**15}"),
-        ("repeats", 10**15, f"row 2: repeats must be a whole number > 0, got {10**15}"),
-        ("repeats", 2.5, "row 2: repeats must be a whole number > 0, got 2.5"),
+        ("repeats", 10**15, f"row 2: repeats must be a whole number from 1 to 2147483647, got {10**15}"),
+        ("repeats", 2**31, "row 2: repeats must be a whole number from 1 to 2147483647, got 2147483648"),
+        ("repeats", 2.5, "row 2: repeats must be a whole number from 1 to 2147483647, got 2.5"),
         ("noisy", 1, "row 2: noisy must be true or false, got 1"),
         ("versions", {"torch": 2}, "row 2: versions must be an object of texts, got {'torch': 2}"),
         ("extra", 1, "row 2: fields differ: extra"),

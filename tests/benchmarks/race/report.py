@@ -41,12 +41,20 @@ class Report:
         return found
 
     def against_best(self, task: str, budget: int) -> tuple[str, Paired] | None:
-        """The best opponent by mean, and our paired difference to it."""
+        """The best opponent by mean of those that ran all of our seeds, and our paired difference to it."""
         values = self.hypervolumes(task, budget)
-        best = best_by_mean({name: found for name, found in values.items() if not name.startswith(OURS)})
-        if best is None or OURS not in values:
-            return None
-        return best, paired(values[OURS], values[best])
+        ours = values.get(OURS, {})
+        opponents = {name: found for name, found in values.items() if not name.startswith(OURS)}
+        best = best_by_mean({name: found for name, found in opponents.items() if found.keys() >= ours.keys()})
+        return None if best is None or not ours else (best, paired(ours, values[best]))
+
+    def incomplete(self, task: str) -> list[str]:
+        """Opponents with fewer seeds than we have: their means cannot be compared with ours."""
+        seeds: dict[str, set[int]] = {}
+        for row in self.of(task):
+            seeds.setdefault(row["algorithm"], set()).add(row["seed"])
+        ours = seeds.get(OURS, set())
+        return sorted(name for name, found in seeds.items() if not name.startswith(OURS) and not found >= ours)
 
     def worse_than_random(self, task: str) -> list[int]:
         """Checkpoints from twice the initial design on where we are more than two standard errors below random."""
@@ -121,6 +129,7 @@ class Report:
                 for task in fronts
             },
             "nsga2_reached": {task: reached for task in fronts if (reached := self.milestones(task))},
+            "incomplete": {task: names for task in self.tasks if (names := self.incomplete(task))},
             "seeds": {task: len({row["seed"] for row in self.of(task)}) for task in self.tasks},
             "worse_than_random": {task: bad for task in fronts if (bad := self.worse_than_random(task))},
             "feasible_wins_at_100": {

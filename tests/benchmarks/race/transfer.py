@@ -45,12 +45,24 @@ def transfer_jobs(chosen: Sequence[Task], seeds: int) -> list[Job]:
     ]
 
 
+def transfer_hashes(jobs: Iterable[Job]) -> dict[str, str]:
+    """Task → identity of what its rows are about."""
+    return {job.task.name: _question(job)[1] for job in jobs}
+
+
+def _question(job: Job) -> tuple[list[str], str]:
+    """The two columns that are searched, and their identity with the table's."""
+    found = table(job.task.table, job.task.file)
+    names = [found.columns[0].objective.name, job.task.kind.removeprefix("-")]
+    return names, content_hash([found.hash, names])
+
+
 def run_transfer(job: Job) -> Row:
     """The few measurements and the full search, both on the new device."""
     start = time.monotonic()
     found = table(job.task.table, job.task.file)
-    new = job.task.kind.removeprefix("-")
-    names = [found.columns[0].objective.name, new]
+    names, identity = _question(job)
+    new = names[1]
     old = next(name for name in devices(replace(job.task, kind="")) if name != new)
     problem = TableProblem(found, names, seed=job.seed)
     stored = TableProblem(found, [names[0], old], seed=job.seed).all_rows()
@@ -65,7 +77,7 @@ def run_transfer(job: Job) -> Row:
         "full": round(full[0], 5),
         "seconds": round(time.monotonic() - start, 2),
         "trace": content_hash([few[1], full[1]]),
-        "table": content_hash([found.hash, names]),
+        "table": identity,
     }
 
 
