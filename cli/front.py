@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _MOST_NLL = 700.0
 """Nats beyond which a perplexity is no number any more: they are summed rather than per token."""
+_SETTLED = 0.03
+"""The protocol's `TimingSettings.tolerance`, without loading torch for it."""
 REAL, COMPARED, UNSEEN = "measured", "compared by the search", "never evaluated"
 """What the numbers of a front are worth; see `_fronts`."""
 
@@ -63,6 +65,12 @@ def front(
             for evaluation in _ranked(found, objective)
         ]
         write_rows(rows, style, study.name)
+    if unsettled := _count_unsettled(fronts):
+        typer.echo(
+            f"{unsettled} latencies did not settle: the middle half of their samples is more than {_SETTLED:.0%} wide "
+            "(after ±); time on a quieter machine, or with more --rounds",
+            err=True,
+        )
     if plot is not None:
         from cli.plot import draw_front
 
@@ -117,6 +125,18 @@ def _write_layouts(fronts: Mapping[str, ParetoFront], layouts: Layouts, objectiv
     for evaluation in {e.genotype: e for e in shown}.values():
         name = "a network that was never evaluated" if evaluation.number < 0 else f"network {evaluation.number}"
         typer.echo(f"\n{name}{', the knee' if evaluation in knees else ''}:\n{layouts.picture(evaluation.genotype)}")
+
+
+def _count_unsettled(fronts: Mapping[str, ParetoFront]) -> int:
+    """How many latencies of whole networks their samples do not agree on."""
+    shown = {
+        (e.genotype, value)
+        for f in fronts.values()
+        for e in f.evaluations
+        for o in f.objectives
+        if (value := f.value(e, o)).provenance == "extracted"
+    }
+    return sum(value.spread is not None and value.spread > _SETTLED * value.number for _, value in shown)
 
 
 def _why_empty(study: Study, predicted: bool) -> str:

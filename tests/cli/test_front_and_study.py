@@ -14,6 +14,7 @@ import yaml
 
 from cli.errors import ExitCode
 from cli.main import run
+from kernels.timing import TimingSettings
 from studies.records import Evaluation, Objective, Provenance, Study, Value
 from studies.store import StudyStore
 from supernets.space import Choice, SearchSpace
@@ -154,6 +155,25 @@ def test_predicted_values_stand_apart_and_only_on_request(storage: str, capsys: 
 def better_guesses() -> dict[tuple[int, ...], list[tuple[str, float]]]:
     """Of the latest predictor, which alone is heard."""
     return {(1, 1): [(ERROR.key, 0.2), (LATENCY.key, 2.5)]}
+
+
+def test_timings_that_did_not_settle_are_counted(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["front"]) == ExitCode.OK
+    assert "settle" not in capsys.readouterr().err
+    with StudyStore.open(storage) as store:
+        restless = Value(objective=LATENCY.key, number=2.0, provenance="extracted", spread=0.07, n=30, device="cpu-1")
+        store.add_values(STUDY.name, (0, 0), [restless])
+    assert run(["front"]) == ExitCode.OK
+    assert "1 latencies did not settle" in capsys.readouterr().err
+    assert TimingSettings().tolerance == 0.03
+
+
+def test_there_must_be_something_to_draw(storage: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Of another machine nothing was measured, nor predicted."""
+    figure = tmp_path / "front.png"
+    assert run(["front", "--predicted", "--measured-on", "cpu-2", "--plot", str(figure)]) == ExitCode.BAD_INPUT
+    assert "no sub-network evaluated on all of its objectives" in capsys.readouterr().err
+    assert not figure.exists()
 
 
 @pytest.mark.usefixtures("storage")

@@ -235,6 +235,8 @@ def _show_judgement(report: Report) -> None:
                 change = f"{pairs.difference:+.5f} ± {pairs.error:.5f}"
                 lines.append([task, budget, best, change, pairs.in_errors, f"{pairs.wins}/{pairs.seeds}"])
     print_table(["task", "evaluations", "best opponent", "difference ± se", "in se", "wins"], lines)
+    if left_out := sorted({name for task in report.tasks for name in report.incomplete(task)}):
+        print(f"not compared on every table, for they have fewer seeds than {OURS} there: {', '.join(left_out)}")
     for task in report.tasks:
         for reference, reached in report.milestones(task).items():
             text = ", ".join(f"its {budget} at {'never' if n is None else n}" for budget, n in reached.items())
