@@ -10,6 +10,9 @@ This file travels with a checkpoint: it needs nothing but torch and transformers
     router     rows of a router that kept them all; merged experts answer for several rows
     constants  rows whose experts became a constant output
 
+The experts are the stock classes' own. transformers computes them in one grouped product only for models whose file has
+the word ``@use_experts_implementation`` in it, and otherwise one by one, which rounds differently and is slower.
+
 Shapes: N tokens, k choices per token, E rows of the router, r experts, C constants, D model width.
 """
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -107,6 +110,20 @@ def test_an_exported_network_reloads_in_a_process_of_its_own(tmp_path: Path) -> 
         assert len(lines) == len(architecture.layers)
         assert all(sorted(line["ranking"]) == list(range(8)) for line in lines)
         assert {line["operator"] for line in lines} == {operator}
+    assert [multiplied_by(tmp_path / layout) for layout in ("uniform", "free")] == ["grouped_mm"] * 2
+
+
+def multiplied_by(folder: Path) -> str:
+    """How a checkpoint's experts are computed where nobody asks for anything, in a process that knows no others."""
+    code = """
+import sys
+from transformers import AutoModelForCausalLM
+print(AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True).config._experts_implementation)
+"""
+    environment = {**os.environ, "HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-I", "-c", code, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=True)
+    return done.stdout.strip()
 
 
 @pytest.mark.parametrize("kind", KINDS)
