@@ -1,4 +1,4 @@
-"""The measuring protocol: round-robin, each sample between two of a reference block, median of the ratios.
+"""The measuring protocol: round-robin, each sample between samples of a reference block, median of the ratios.
 
 Machines change speed by tens of percent between minutes, and so do all the calls made in that minute: the ratio to a
 reference that ran a moment ago does not. One reference sample is as noisy as the candidate's, so that a ratio is formed
@@ -23,8 +23,9 @@ from kernels.device import DeviceBackend
 Call = Callable[[], object]
 
 MAX_LOOPS = 1000
-NEAREST = 2
-"""Reference samples on either side of a candidate's that it is compared with."""
+NEAREST = (-1, 0, 2, 3)
+"""Which reference samples a candidate's is compared with, counted from the one right before it. The one right after it
+starts from what the candidate left in the caches: it would be slower after a large candidate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +85,7 @@ def time_paired(
 
     Every round runs the unsettled candidates in a new random order, each right after `reference`. A candidate's
     estimate is ``median(candidate / reference) * calibration``, where the reference's seconds are the geometric mean of
-    the `NEAREST` samples before and after.
+    the `NEAREST` samples.
 
     Args:
         reference_seconds: the calibration of an earlier session on this device, which makes the two comparable;
@@ -121,7 +122,7 @@ def _run_rounds(
         unsettled = [one for one in unsettled if not one.is_settled]
         if on_progress:
             on_progress(max(number / settings.max_rounds, 1 - len(unsettled) / len(series)))
-    return [*baselines, *(reference.sample() for _ in range(NEAREST))]
+    return [*baselines, *(reference.sample() for _ in range(max(NEAREST)))]
 
 
 @dataclass
@@ -182,7 +183,8 @@ class _Series:
 
 def _around(baselines: Sequence[float], position: int) -> float:
     """Geometric mean of the reference's samples nearest to the moment right after the one of that position."""
-    nearest = baselines[max(0, position + 1 - NEAREST) : position + 1 + NEAREST]
+    places = (position + step for step in NEAREST)
+    nearest = [baselines[place] for place in places if 0 <= place < len(baselines)]
     return math.exp(sum(map(math.log, nearest)) / len(nearest))
 
 
