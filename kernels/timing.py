@@ -39,8 +39,6 @@ class TimingSettings:
         tolerance: it stops once the interquartile range of its ratios is below this share of their median.
         max_contention: a candidate whose median wall time per CPU time exceeds this is noisy (one thread only).
         min_sample_seconds: shorter calls are repeated within a sample, so that the clock's resolution does not matter.
-        lead_ins: untimed calls before every sample, of the reference too. With one, each finds in the caches what it
-            left there itself, as in a program that runs nothing else; with none, what the others left.
         seed: of the order of candidates within each round.
     """
 
@@ -50,7 +48,6 @@ class TimingSettings:
     tolerance: float = 0.03
     max_contention: float = 1.3
     min_sample_seconds: float = 1e-3
-    lead_ins: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -149,8 +146,6 @@ class _Series:
 
     def sample(self) -> float:
         """Seconds of one call; its contention is kept."""
-        for _ in range(self.settings.lead_ins):
-            self.call()
         taken = self.backend.sample(self.call, loops=self.loops, threads=self.threads)
         self.contentions.append(taken.contention)
         return taken.seconds

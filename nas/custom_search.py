@@ -10,7 +10,6 @@ from kernels.device import DeviceBackend, load_backend
 from kernels.op_spec import Context, OpSpec
 from kernels.timing import TimingSettings
 from nas.custom_problem import LATENCY, CustomColumns, CustomProblem, HasNetworks, HasOperators, available
-from nas.end_to_end import LEAD_INS
 from nas.finalists import choose_finalists
 from nas.forecasting import forecast
 from nas.measuring import OnMeasured, calibration_genotypes
@@ -159,21 +158,19 @@ class _Clock:
         specs = [op_cost.model(tag, self._context) for tag in tags]
         known = {row.op_key for row in self._stored()}
         missing = [spec for spec in specs if spec.key not in known]
-        self._measure(missing, lambda spec: custom.network(tags[spec.tag], self._context), LEAD_INS)
+        self._measure(missing, lambda spec: custom.network(tags[spec.tag], self._context))
         rows = {row.op_key: row for row in self._stored()}
         return [rows[spec.key] for spec in specs]
 
     def _stored(self) -> list[Measurement]:
         return self._store.measurements(self._device.fingerprint)
 
-    def _measure(
-        self, specs: Sequence[OpSpec], runner: Callable[[OpSpec], Callable[[], object]], lead_ins: int = 0
-    ) -> None:
+    def _measure(self, specs: Sequence[OpSpec], runner: Callable[[OpSpec], Callable[[], object]]) -> None:
         measure(
             specs,
             self._backend,
             runner=runner,
-            settings=replace(self._settings or TimingSettings(), lead_ins=lead_ins),
+            settings=self._settings,
             stored=self._stored(),
             on_measured=lambda one: self._store.put_measurements([one]),
             on_progress=self._on_measured,

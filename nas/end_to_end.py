@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,9 +21,6 @@ from supernets.supernet import Supernet
 
 MOST_BYTES = 2 * 2**30
 """Of weights of the networks that are timed in turns."""
-LEAD_INS = 1
-"""A small network that takes turns with few others keeps its weights in a cache, and with many it does not: networks of
-experts were 6 % faster among 5 than among 16. After a call of its own it has them, whoever the others are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +80,7 @@ def measure_networks(
             backend,
             runner=partial(_prepared, calls),
             reference=reference,
-            settings=replace(settings or TimingSettings(), lead_ins=LEAD_INS),
+            settings=settings,
             stored=[*calibrated_by, *known.values()],
             on_measured=on_measured,
             on_progress=_after(done, len(together), len(architectures), on_progress),
@@ -136,7 +133,6 @@ def measure_network(
     network = network.eval().to(device=device, dtype=getattr(torch, context.dtype))
     specs = [op_cost.model("network", context.at(length)) for length in context.sequences]
     runner = partial(_call, network, device)
-    settings = replace(settings or TimingSettings(), lead_ins=LEAD_INS)
     return _mean(measure(specs, backend, runner=runner, settings=settings, on_progress=on_progress))
 
 

@@ -103,8 +103,6 @@ def _measure_chunk(
 ) -> list[Measurement]:
     device, threads = backend.detect(), specs[0].context.threads
     versions = {**measured_versions(), "reference": reference.key}
-    if settings is not None and settings.lead_ins:
-        versions["lead_ins"] = str(settings.lead_ins)
     clock = backend.clock_kind(threads)
     calibrations = (
         one.reference_seconds

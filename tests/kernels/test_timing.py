@@ -165,13 +165,6 @@ def test_whether_it_settled_is_told_from_all_the_reference_samples() -> None:
     assert timing.noisy
 
 
-def test_lead_ins_are_not_timed() -> None:
-    """Every other call is the one before a sample, and takes nine times as long."""
-    settings = TimingSettings(lead_ins=1)
-    (timing,) = run(SimulatedBackend(), cycle([9.0, 1.0]), settings=settings, reference_seconds=0.5)
-    assert (timing.seconds_median, timing.seconds_iqr, timing.noisy) == (1.0, 0.0, False)
-
-
 def test_contention_is_noise_even_if_settled() -> None:
     backend = SimulatedBackend()
     backend.contention = 1.31
