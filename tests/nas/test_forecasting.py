@@ -92,12 +92,12 @@ def test_qualities_of_a_share_teach_nothing_beside_those_of_the_whole(store: Stu
     problem = toy_problem()
     known = study_of(store, problem, 30)
     forecast(problem, evaluator(problem), store, "toy")
-    before = store.predictions("toy")
+    before = {one.training_hash for one in store.predictions("toy")}
     misleading = Value(objective="error", number=0.0, provenance="supernet", data_hash="d", data_fraction=0.1)
     unseen = problem.space.largest
     assert unseen not in {e.genotype for e in known}
     latency = Value(objective="latency", number=1.0, provenance="predicted")
     store.append("toy", [Evaluation(genotype=unseen, values=(misleading, latency))])
     forecast(problem, evaluator(problem), store, "toy")
-    after = [one for one in store.predictions("toy") if one.training_hash != before[0].training_hash]
-    assert not after
+    assert len(before) == 2, "one per objective"
+    assert {one.training_hash for one in store.predictions("toy")} == before
