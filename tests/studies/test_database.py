@@ -12,19 +12,8 @@ from threading import Timer
 import pytest
 
 from studies.errors import StorageError
-from studies.records import Evaluation, Objective, Study, Value
 from studies.store import StudyStore
-
-QUESTION = Study(
-    name="study",
-    space_fingerprint="space",
-    supernet_hash="weights",
-    data_hash="data",
-    objectives=(Objective(name="error", unit="fraction"),),
-    algorithm="random",
-    seed=0,
-    budget=3,
-)
+from tests.contracts.test_store_contract import STUDY, evaluation
 
 
 @pytest.mark.parametrize(
@@ -130,7 +119,6 @@ def test_opening_an_up_to_date_store_needs_no_migrations(tmp_path: Path) -> None
 def test_a_database_in_memory_has_fronts() -> None:
     """It has one connection only, so that nothing may open a second one meanwhile."""
     with StudyStore.open("sqlite://") as store:
-        store.create_or_resume(QUESTION)
-        value = Value(objective="error", number=0.5, provenance="supernet")
-        store.append("study", [Evaluation(genotype=(1,), values=(value,))])
-        assert [e.genotype for e in store.front("study").evaluations] == [(1,)]
+        store.create_or_resume(STUDY)
+        store.append("demo", [evaluation((1,), 0.5, 4.0)])
+        assert [e.genotype for e in store.front("demo").evaluations] == [(1,)]
