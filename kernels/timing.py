@@ -25,7 +25,7 @@ Call = Callable[[], object]
 MAX_LOOPS = 1000
 NEAREST = (-1, 0, 2, 3)
 """Which reference samples a candidate's is compared with, counted from the one right before it. The one right after it
-starts from what the candidate left in the caches: it would be slower after a large candidate."""
+starts from what the candidate left in the caches, and may be slower after a large one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
