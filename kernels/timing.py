@@ -3,7 +3,8 @@
 Machines change speed by tens of percent between minutes, and so do all the calls made in that minute: the ratio to a
 reference that ran a moment ago does not. One reference sample is as noisy as the candidate's, so that a ratio is formed
 with the geometric mean of the nearest few: beside busy processes that takes a fifth to a third off the differences
-between two passes, as twice as many samples would.
+between two passes, as twice as many samples would. The reference runs once untimed before each of its samples: after a
+large candidate it is slower than after itself, and by how much would depend on what else is timed in the session.
 """
 
 from __future__ import annotations
@@ -23,9 +24,8 @@ from kernels.device import DeviceBackend
 Call = Callable[[], object]
 
 MAX_LOOPS = 1000
-NEAREST = (-1, 0, 2, 3)
-"""Which reference samples a candidate's is compared with, counted from the one right before it. The one right after it
-starts from what the candidate left in the caches, and may be slower after a large one."""
+NEAREST = (-1, 0, 1, 2)
+"""Which reference samples a candidate's is compared with, counted from the one right before it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,14 +115,14 @@ def _run_rounds(
         if not unsettled:
             break
         for one in rng.sample(unsettled, len(unsettled)):
-            baselines.append(reference.sample())
+            baselines.append(reference.sample_again())
             one.add(len(baselines) - 1)
         for one in unsettled:
             one.settle(baselines)
         unsettled = [one for one in unsettled if not one.is_settled]
         if on_progress:
             on_progress(max(number / settings.max_rounds, 1 - len(unsettled) / len(series)))
-    return [*baselines, *(reference.sample() for _ in range(max(NEAREST)))]
+    return [*baselines, *(reference.sample_again() for _ in range(max(NEAREST)))]
 
 
 @dataclass
@@ -149,6 +149,11 @@ class _Series:
         taken = self.backend.sample(self.call, loops=self.loops, threads=self.threads)
         self.contentions.append(taken.contention)
         return taken.seconds
+
+    def sample_again(self) -> float:
+        """The same after an untimed call, so that nothing else's traces are in the caches."""
+        self.call()
+        return self.sample()
 
     def add(self, position: int) -> None:
         """Take a sample right after the reference's of that position."""

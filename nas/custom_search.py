@@ -120,7 +120,9 @@ class _Clock:
         table = LatencyTable.from_measurements(self._stored(), self._device.fingerprint)
         self._measure(table.missing(specs), custom.build)
         table = LatencyTable.from_measurements(self._stored(), self._device.fingerprint)
-        genotypes = calibration_genotypes(self._custom.space)
+        genotypes = calibration_genotypes(
+            self._custom.space, lambda g: sum(spec.flops for spec in custom.operators(g, self._context))
+        )
         operations = [tuple(custom.operators(genotype, self._context)) for genotype in genotypes]
         if missing := table.missing(spec for ops in operations for spec in ops):
             raise ValueError(f"operators names {missing[0].key}, which all_operators does not list")

@@ -14,13 +14,15 @@ from predictors.latency_table import EndToEndRow, LatencyTable
 from predictors.measure import measure
 from studies.records import Genotype, Measurement
 from studies.store import StudyStore
-from supernets.space import DEPTH, SearchSpace
+from supernets.space import DEPTH, Architecture, SearchSpace
 from supernets.supernet import Supernet
 
 OnMeasured = Callable[[float, int], None]
 """Receives how many timings are done, fractions included, and how many there are."""
 
 CALIBRATION_NETWORKS = 5
+DRAWN = 20
+"""Random networks of which those that calibrate are chosen."""
 
 
 def covering(space: SearchSpace) -> Iterator[Genotype]:
@@ -47,7 +49,7 @@ def latency_table(
 ) -> LatencyTable:
     """The latency table of this machine for all networks of a supernet; measures only what the store lacks.
 
-    A few whole networks, from smallest to largest, fit the table's scale and overhead.
+    A few whole networks, from small to large ones, fit the table's correction.
     """
     device = backend.detect()
     store.put_device(device.fingerprint, {"name": device.name, "kind": device.kind, **device.description})
@@ -58,11 +60,10 @@ def latency_table(
     stored = store.measurements(device.fingerprint)
     missing = LatencyTable.from_measurements(stored, device.fingerprint).missing(_operations(supernet, contexts))
     measure(missing, backend, settings=settings, stored=stored, on_measured=keep, on_progress=on_progress)
-    chosen = [supernet.space.decode(genotype) for genotype in calibration_genotypes(supernet.space)]
     for context in contexts:
         measure_networks(
             supernet,
-            chosen,
+            calibration_networks(supernet, context),
             context,
             backend,
             settings=settings,
@@ -112,7 +113,7 @@ def table_of(
     known = {one.op_key: one.seconds_median for one in measurements}
     rows = []
     for context in contexts:
-        for architecture in map(supernet.space.decode, calibration_genotypes(supernet.space)):
+        for architecture in calibration_networks(supernet, context):
             keys = [spec.key for spec in network_specs(supernet, architecture, context)]
             if all(key in known for key in keys):
                 seconds = sum(known[key] for key in keys) / len(keys)
@@ -121,11 +122,23 @@ def table_of(
     return table.fitted(rows)
 
 
-def calibration_genotypes(space: SearchSpace) -> list[Genotype]:
-    """Smallest, middle, largest and seeded random networks in between, distinct, at most `CALIBRATION_NETWORKS`."""
+def calibration_networks(supernet: Supernet, context: Context) -> list[Architecture]:
+    """The architectures whose networks correct a latency table, from few to many multiply-accumulates."""
+    space = supernet.space
+    genotypes = calibration_genotypes(space, lambda g: supernet.count_macs(space.decode(g), context))
+    return [space.decode(genotype) for genotype in genotypes]
+
+
+def calibration_genotypes(space: SearchSpace, cost: Callable[[Genotype], float]) -> list[Genotype]:
+    """At most `CALIBRATION_NETWORKS` of `DRAWN` seeded random networks, evenly from the cheapest to the most costly.
+
+    Networks whose layers are all alike, as in the smallest and the largest, are faster by up to a tenth than what their
+    operations say of mixed ones: they do not calibrate.
+    """
     rng = random.Random(0)
-    candidates = [space.smallest, space.middle, space.largest, *(space.sample(rng) for _ in range(10))]
-    return list(dict.fromkeys(space.canonical(g) for g in candidates))[:CALIBRATION_NETWORKS]
+    drawn = sorted({space.canonical(space.sample(rng)): None for _ in range(DRAWN)}, key=cost)
+    steps = range(min(CALIBRATION_NETWORKS, len(drawn)))
+    return [drawn[round(step * (len(drawn) - 1) / max(1, len(steps) - 1))] for step in steps]
 
 
 def _operations(supernet: Supernet, contexts: Sequence[Context]) -> list[OpSpec]:

@@ -11,7 +11,7 @@ from kernels.device import DeviceBackend
 from kernels.op_spec import Context
 from kernels.timing import TimingSettings
 from nas.end_to_end import NetworkLatency, measure_networks
-from nas.measuring import OnMeasured, calibration_genotypes
+from nas.measuring import OnMeasured, calibration_networks
 from studies.records import Measurement
 from studies.store import StudyStore
 from supernets.supernet import Supernet
@@ -57,12 +57,12 @@ def repeatability(
     What the store lacks is measured first, and kept.
     """
     device = backend.detect().fingerprint
-    genotypes = calibration_genotypes(supernet.space)
+    architectures = calibration_networks(supernet, context)
 
     def timed(stored: Sequence[Measurement], calibrated_by: Sequence[Measurement]) -> list[NetworkLatency]:
         return measure_networks(
             supernet,
-            [supernet.space.decode(genotype) for genotype in genotypes],
+            architectures,
             context,
             backend,
             settings=settings,
@@ -74,5 +74,5 @@ def repeatability(
 
     first = timed(store.measurements(device), ())
     second = timed((), store.measurements(device))
-    names = ("-".join(map(str, genotype)) for genotype in genotypes)
+    names = ("-".join(map(str, supernet.space.encode(architecture))) for architecture in architectures)
     return Repeatability(networks=tuple(names), stored=tuple(first), again=tuple(second))

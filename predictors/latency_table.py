@@ -1,7 +1,7 @@
 """`LatencyTable`: the latency of a network as the sum of its measured operations.
 
-The sum is corrected by a scale and a constant overhead per forward pass, fitted on a few end-to-end rows: a scale
-alone, from three networks, predicted 40 random sub-networks within 2-3 % where a random forest on 25 was off by 9 %.
+The sum is corrected by a scale and by overheads per operation and per forward pass, fitted on a few end-to-end rows:
+see `relative_fit`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from kernels.op_spec import Context, OpSpec
 from predictors.predictor import COVERAGE, Prediction
-from predictors.relative_fit import fit_line, half_width, mean_error, residuals
+from predictors.relative_fit import UNCORRECTED, Correction, Point, fit, half_width, mean_error, residuals
 from studies.records import Measurement, content_hash
 
 
@@ -39,16 +39,14 @@ class LatencyTable:
         device: fingerprint.
         seconds: operation key to median seconds.
         noisy: sorted keys whose measurement did not settle.
-        scale: factor on the sum of operations.
-        overhead_seconds: added per forward pass.
+        correction: what whole networks take beyond the sum of their operations.
         errors: relative residual of each fitted row.
     """
 
     device: str
     seconds: Mapping[str, float] = field(hash=False)
     noisy: tuple[str, ...] = ()
-    scale: float = 1.0
-    overhead_seconds: float = 0.0
+    correction: Correction = UNCORRECTED
     errors: tuple[float, ...] = ()
 
     @classmethod
@@ -75,15 +73,19 @@ class LatencyTable:
         return replace(self, seconds=seconds, noisy=tuple(key for key in self.noisy if key in keys))
 
     def fitted(self, rows: Sequence[EndToEndRow]) -> LatencyTable:
-        """The same table with scale and overhead fitted on end-to-end rows; with none, the uncorrected sum.
+        """The same table with its correction fitted on end-to-end rows; with none, the uncorrected sum.
 
-        Three to five rows that span small to large networks suffice. One row fits the scale only.
+        Five rows that span small to large networks suffice.
         """
         if not rows:
-            return replace(self, scale=1.0, overhead_seconds=0.0, errors=())
-        points = [(self._sum(row.ops, row.context), row.seconds) for row in rows]
-        scale, overhead = line = fit_line(points)
-        return replace(self, scale=scale, overhead_seconds=overhead, errors=residuals(points, line))
+            return replace(self, correction=UNCORRECTED, errors=())
+        points = [
+            Point(total=total, operations=count, seconds=row.seconds)
+            for row in rows
+            for total, count in [self._sum(row.ops, row.context)]
+        ]
+        correction = fit(points)
+        return replace(self, correction=correction, errors=residuals(points, correction))
 
     def predict(self, ops: Sequence[OpSpec], context: Context) -> Prediction:
         """Seconds of one forward pass, and bounds that hold nine of ten such networks; see `relative_fit.half_width`.
@@ -91,7 +93,7 @@ class LatencyTable:
         Raises:
             ValueError: an operation was not measured on this device.
         """
-        seconds = self.scale * self._sum(ops, context) + self.overhead_seconds
+        seconds = self.correction.seconds(*self._sum(ops, context))
         if self.error is None:
             return Prediction(seconds=seconds, low=0.0, high=math.inf)
         width = half_width(self.errors, COVERAGE)
@@ -113,8 +115,9 @@ class LatencyTable:
             "device": self.device,
             "seconds": dict(self.seconds),
             "noisy": list(self.noisy),
-            "scale": self.scale,
-            "overhead_seconds": self.overhead_seconds,
+            "scale": self.correction.scale,
+            "operation_seconds": self.correction.operation_seconds,
+            "overhead_seconds": self.correction.pass_seconds,
             "errors": list(self.errors),
         }
 
@@ -126,15 +129,18 @@ class LatencyTable:
                 device=str(content["device"]),
                 seconds={str(key): float(value) for key, value in content["seconds"].items()},
                 noisy=tuple(content["noisy"]),
-                scale=float(content["scale"]),
-                overhead_seconds=float(content["overhead_seconds"]),
+                correction=Correction(
+                    scale=float(content["scale"]),
+                    operation_seconds=float(content.get("operation_seconds", 0.0)),
+                    pass_seconds=float(content["overhead_seconds"]),
+                ),
                 errors=tuple(float(error) for error in content["errors"]),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a latency table: {error!r}; expected what LatencyTable.to_json writes") from error
 
-    def _sum(self, ops: Sequence[OpSpec], context: Context) -> float:
-        """Measured seconds of all operations of a pass, the mean over the lengths of `context`."""
+    def _sum(self, ops: Sequence[OpSpec], context: Context) -> tuple[float, float]:
+        """Measured seconds of all operations of a pass, and their number; means over the lengths of `context`."""
         assert {op.context for op in ops} <= {context.at(length) for length in context.sequences}, (
             f"operations were made for another context than {context.key}"
         )
@@ -142,7 +148,8 @@ class LatencyTable:
             raise ValueError(
                 f"{len(missing)} operations were not measured on {self.device}, such as {missing[0].key}; measure them"
             )
-        return sum(self.seconds[op.key] for op in ops) / len(context.sequences)
+        passes = len(context.sequences)
+        return sum(self.seconds[op.key] for op in ops) / passes, len(ops) / passes
 
 
 def _is_model(measurement: Measurement) -> bool:

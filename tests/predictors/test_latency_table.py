@@ -9,7 +9,7 @@ from kernels.op_cost import feed_forward, linear, model
 from kernels.op_spec import Context, OpSpec
 from predictors.latency_table import EndToEndRow, LatencyTable
 from predictors.predictor import COVERAGE, LatencyPredictor
-from predictors.relative_fit import half_width
+from predictors.relative_fit import Correction, half_width
 from studies.records import Measurement
 
 CONTEXT = Context(batch=2, sequences=(8,))
@@ -77,21 +77,32 @@ def test_whole_networks_are_no_operations() -> None:
     assert LatencyTable.from_measurements([whole], "cpu-1").seconds == {}
 
 
-def test_fit_recovers_scale_and_overhead() -> None:
-    rows = [row(2.0 * 1.0 + 0.25, SMALL), row(2.0 * 3.0 + 0.25, LARGE), row(2.0 * 4.0 + 0.25, SMALL, LARGE)]
-    table = TABLE.fitted(rows)
-    assert table.scale == pytest.approx(2.0)
-    assert table.overhead_seconds == pytest.approx(0.25)
-    assert table.error == pytest.approx(0.0)
+def test_whole_networks_correct_the_sum() -> None:
+    table = TABLE.fitted([row(2.0, SMALL), row(6.0, LARGE), row(8.0, SMALL, LARGE)])
+    assert table.correction.scale == pytest.approx(2.0, rel=1e-2)
+    assert table.error == pytest.approx(0.0, abs=2e-2)
     prediction = table.predict([LARGE, LARGE], CONTEXT)
-    assert prediction.seconds == pytest.approx(12.25)
-    assert prediction.seconds - prediction.low == pytest.approx(12.25 * half_width((0.0,) * 3, COVERAGE))
+    assert prediction.seconds == pytest.approx(12.0, rel=1e-2)
+    assert prediction.seconds - prediction.low == pytest.approx(12.0 * half_width(table.errors, COVERAGE), rel=1e-2)
 
 
-def test_bounds_follow_the_rows_beside_the_line() -> None:
+def test_every_operation_of_a_small_network_costs_something_more() -> None:
+    """Of many lengths the mean counts, as for the sum."""
+    brief = [measured(SMALL, 1e-4), measured(LARGE, 3e-4)]
+    truth = Correction(scale=1.1, operation_seconds=2e-5, pass_seconds=0.0)
+    networks = [(SMALL,) * few + (LARGE,) * many for few, many in ((1, 20), (5, 5), (30, 1), (40, 10), (2, 30))]
+    sums = [(sum(1e-4 if op == SMALL else 3e-4 for op in ops), len(ops)) for ops in networks]
+    rows = [row(truth.seconds(*of), *ops) for of, ops in zip(sums, networks, strict=True)]
+    table = LatencyTable.from_measurements(brief, "cpu-1").fitted(rows)
+    assert table.correction.operation_seconds == pytest.approx(2e-5, rel=0.2)
+    twice = Context(batch=2, sequences=(8, 8))
+    assert table.predict([SMALL, LARGE] * 2, twice) == table.predict([SMALL, LARGE], CONTEXT)
+
+
+def test_bounds_follow_the_rows_that_are_off() -> None:
     table = TABLE.fitted([row(2.0, SMALL), row(6.0, LARGE), row(10.0, SMALL, LARGE)])
-    assert table.errors == pytest.approx((0.0, 0.0, 0.2))
-    assert table.error == pytest.approx(0.2)
+    assert table.error == pytest.approx(sum(table.errors))
+    assert max(table.errors) > 0.05
     prediction, width = table.predict([SMALL, LARGE], CONTEXT), half_width(table.errors, COVERAGE)
     assert prediction.low == pytest.approx(prediction.seconds * (1 - width))
     assert prediction.high == pytest.approx(prediction.seconds * (1 + width))

@@ -1,61 +1,74 @@
-"""The robust line against a linear programme and against its own laws."""
+"""The correction of sums against scipy's bounded least squares, and bounds against what they promise."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.optimize import linprog
+from scipy.optimize import lsq_linear
 
-from predictors.relative_fit import PRIOR_ERROR, Point, fit_line, half_width, mean_error, residuals
+from predictors.relative_fit import PRIOR, PRIOR_ERROR, Correction, Point, fit, half_width, mean_error, residuals
 
-positive = st.floats(0.01, 100.0)
-points = st.lists(st.tuples(positive, positive), min_size=1, max_size=6)
-
-
-def loss(line: tuple[float, float], at: list[Point]) -> float:
-    return sum(abs(1 - (line[0] * x + line[1]) / y) for x, y in at)
-
-
-@given(points)
-def test_no_admissible_line_is_better(at: list[Point]) -> None:
-    n = len(at)
-    slack = [[-1.0 if i == j else 0.0 for j in range(n)] for i in range(n)]
-    above = [[x / y, 1 / y, *slack[i]] for i, (x, y) in enumerate(at)]
-    below = [[-x / y, -1 / y, *slack[i]] for i, (x, y) in enumerate(at)]
-    best = linprog([0.0, 0.0, *[1.0] * n], A_ub=above + below, b_ub=[1.0] * n + [-1.0] * n)
-    scale, offset = fit_line(at)
-    assert scale > 0
-    assert offset >= 0
-    flat_is_best = best.fun >= min(loss((0.0, y), at) for _, y in at) - 1e-6
-    assert loss((scale, offset), at) <= best.fun + 1e-6 or flat_is_best
+points = st.lists(
+    st.builds(Point, total=st.floats(1e-4, 1.0), operations=st.floats(1, 500), seconds=st.floats(1e-4, 1.0)),
+    min_size=1,
+    max_size=6,
+)
+TRUE = Correction(scale=1.2, operation_seconds=2e-5, pass_seconds=1e-4)
 
 
-@given(points)
-def test_order_of_points_does_not_matter(at: list[Point]) -> None:
-    assert fit_line(at) == pytest.approx(fit_line(at[::-1]))
+def networks(rng: np.random.Generator, count: int, noise: float) -> list[Point]:
+    """Of some milliseconds, as `TRUE` has them up to relative noise."""
+    found = []
+    for total in rng.uniform(2e-3, 8e-3, count):
+        operations = float(rng.integers(20, 80))
+        seconds = TRUE.seconds(total, operations) * (1 + noise * rng.normal())
+        found.append(Point(total=total, operations=operations, seconds=seconds))
+    return found
 
 
-def test_one_outlier_does_not_move_the_line() -> None:
-    exact = [(x, 1.5 * x + 2.0) for x in (1.0, 2.0, 5.0, 9.0)]
-    assert fit_line([*exact, (4.0, 40.0)]) == pytest.approx((1.5, 2.0))
-
-
-def test_a_negative_offset_is_not_physical() -> None:
-    scale, offset = fit_line([(1.0, 0.5), (2.0, 2.5)])
-    assert offset == 0.0
-    assert scale in (0.5, 1.25)
-
-
-def test_one_point_gives_a_scale() -> None:
-    assert fit_line([(2.0, 3.0)]) == (1.5, 0.0)
+def improbability(correction: Correction, at: list[Point]) -> float:
+    """Twice the negative logarithm of the posterior, up to a constant."""
+    errors = sum(((correction.seconds(p.total, p.operations) / p.seconds - 1) / PRIOR_ERROR) ** 2 for p in at)
+    found = (correction.scale, correction.operation_seconds, correction.pass_seconds)
+    return errors + sum(((x - mean) / deviation) ** 2 for x, (mean, deviation) in zip(found, PRIOR, strict=True))
 
 
 @given(points)
-def test_a_line_meets_two_points_or_one_and_the_origin(at: list[Point]) -> None:
-    line = fit_line(at)
-    off = residuals(at, line)
-    assert sum(off) == pytest.approx(loss(line, at))
-    assert sum(error < 1e-6 for error in off) >= (1 if line[1] == 0 or len(at) == 1 else 2)
+def test_no_admissible_correction_is_more_probable(at: list[Point]) -> None:
+    means, deviations = np.array(PRIOR).T
+    rows = np.array([[p.total, p.operations, 1.0] for p in at]) / np.array([[p.seconds] for p in at])
+    best = lsq_linear(
+        np.vstack([rows * deviations / PRIOR_ERROR, np.eye(3)]),
+        np.concatenate([np.full(len(at), 1 / PRIOR_ERROR), means / deviations]),
+        bounds=(0, np.inf),
+        method="bvls",
+    )
+    scale, per_operation, per_pass = best.x * deviations
+    other = Correction(scale=scale, operation_seconds=per_operation, pass_seconds=per_pass)
+    assert improbability(fit(at), at) <= improbability(other, at) * (1 + 1e-9) + 1e-9
+
+
+@given(points)
+def test_nothing_is_negative_and_order_does_not_matter(at: list[Point]) -> None:
+    one, other = fit(at), fit(at[::-1])
+    assert min(one.scale, one.operation_seconds, one.pass_seconds) >= 0
+    predicted = [[c.seconds(p.total, p.operations) for p in at] for c in (one, other)]
+    assert predicted[0] == pytest.approx(predicted[1], rel=1e-6)
+
+
+def test_five_networks_correct_further_ones() -> None:
+    """Without noise, and although no prior mean is true."""
+    rng = np.random.default_rng(0)
+    correction = fit(networks(rng, 5, 0.0))
+    assert max(residuals(networks(rng, 100, 0.0), correction)) < 0.02
+    uncorrected = residuals(networks(rng, 100, 0.0), Correction())
+    assert min(uncorrected) > 0.15
+
+
+def test_one_network_moves_the_scale_most() -> None:
+    twice = fit([Point(total=1.0, operations=10, seconds=2.0)])
+    assert twice.scale == pytest.approx(2.0, rel=0.02)
+    assert twice.pass_seconds < 1e-3
 
 
 def test_mean_error_counts_points_that_need_not_be_met() -> None:
@@ -65,15 +78,13 @@ def test_mean_error_counts_points_that_need_not_be_met() -> None:
 
 @pytest.mark.parametrize("count", [5, 10, 50])
 def test_half_width_holds_as_many_as_stated(count: int) -> None:
-    """Rows that scatter as the prior expects: nine of ten further ones lie within."""
+    """Networks that scatter as the prior expects: nine of ten further ones lie within."""
     rng, held = np.random.default_rng(0), []
     for _ in range(300):
-        x = rng.uniform(1, 6, count + 20)
-        y = (2 * x + 1) * (1 + rng.normal(scale=PRIOR_ERROR, size=count + 20))
-        at = list(zip(x.tolist(), y.tolist(), strict=True))
-        line = fit_line(at[:count])
-        width = half_width(residuals(at[:count], line), 0.9)
-        held += [abs(y / (line[0] * x + line[1]) - 1) <= width for x, y in at[count:]]
+        at = networks(rng, count + 20, PRIOR_ERROR)
+        correction = fit(at[:count])
+        width = half_width(residuals(at[:count], correction), 0.9)
+        held += [abs(p.seconds / correction.seconds(p.total, p.operations) - 1) <= width for p in at[count:]]
     assert 0.85 <= np.mean(held) <= 0.95
 
 

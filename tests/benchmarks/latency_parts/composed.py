@@ -7,7 +7,7 @@ network on far more of them. Every measurement is kept in the folder of the job,
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from kernels.device import DeviceBackend, load_backend
 from kernels.op_spec import Context
 from kernels.timing import TimingSettings
 from nas.end_to_end import measure_networks
-from nas.measuring import calibration_genotypes, latency_table
+from nas.measuring import calibration_networks, latency_table
 from predictors.latency_table import LatencyTable
 from predictors.model import Matrix
 from studies.records import Genotype
@@ -38,7 +38,8 @@ def run(folder: Path, unseen: int, training: int) -> dict[str, Any]:
     """Measure what is missing, print, and return the summary of one supernet's folder."""
     supernet, _, _ = load_supernet(folder)
     context, backend = Context(batch=BATCH, sequences=(LENGTH,)), load_backend("cpu")
-    genotypes = random_genotypes(supernet.space, unseen + training)
+    calibrating = map(supernet.space.encode, calibration_networks(supernet, context))
+    genotypes = random_genotypes(supernet.space, unseen + training, set(calibrating))
     with StudyStore.open(f"sqlite:///{folder.parent / 'bench_latency.db'}") as store:
         table = latency_table(supernet, [context], store, backend, settings=TIMING)
         seconds_N = _measured(supernet, genotypes, context, store, backend)
@@ -56,9 +57,9 @@ def run(folder: Path, unseen: int, training: int) -> dict[str, Any]:
     return {"predictors": found, "interval_coverage": round(covered, 4), "unseen": unseen}
 
 
-def random_genotypes(space: SearchSpace, count: int) -> list[Genotype]:
-    """Distinct ones, always the same, none of which calibrates the table."""
-    rng, known = random.Random(7), set(calibration_genotypes(space))
+def random_genotypes(space: SearchSpace, count: int, known: Collection[Genotype] = ()) -> list[Genotype]:
+    """Distinct ones, always the same, none of which is among the known."""
+    rng = random.Random(7)
     found: dict[Genotype, None] = {}
     for _ in range(100 * count):
         genotype = space.canonical(space.sample(rng))
