@@ -252,7 +252,9 @@ class TrainingOptions:
             return Duration(seconds=parse_duration(self.time_budget))
         if self.passes is not None:
             return Duration(passes=self.passes)
-        return None if self.steps is not None else Duration(epochs=self.epochs or DEFAULT_EPOCHS)
+        if self.epochs is not None:
+            return Duration(epochs=self.epochs)
+        return None if self.steps is not None else Duration(epochs=DEFAULT_EPOCHS)
 
 
 def parse_duration(text: str) -> float:

@@ -10,6 +10,7 @@ A layer that keeps some experts, or the first units of some, is a list of bank r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -99,10 +100,13 @@ def experts(
         raise ValueError("path 'expert' computes float32 without gradients; use 'loop', or torch.no_grad()")
     if path == "grouped" and not _groupable(layer, x_TD):
         raise ValueError("path 'grouped' needs one width and 16-byte strides in float32 or 16 bits; use 'loop'")
-    if recording:
+    with _as_given(x_TD.device.type), nullcontext() if recording else torch.no_grad():
         return _PATHS[path](layer, x_TD, chosen_Tk, weight_Tk)
-    with torch.no_grad():
-        return _PATHS[path](layer, x_TD, chosen_Tk, weight_Tk)
+
+
+def _as_given(device: str) -> AbstractContextManager[object]:
+    """Nothing is cast on the way: paths write into tensors of the tokens' own type."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def experts_reference(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nas.export import origin, record_checkpoint
 from nas.model_card import model_card
+from nas.quality import known_spread
 from nas.searching import OpenSupernet
 from nas.tuning import absolute_paths, open_task
 from studies.records import Evaluation, Value, content_hash
@@ -134,7 +135,7 @@ def _provenance(opened: OpenSupernet, evaluation: Evaluation, request: AdaptRequ
     value = Value(
         objective="error",
         number=done.quality.error,
-        spread=done.quality.standard_error,
+        spread=known_spread(done.quality.standard_error),
         n=done.quality.examples,
         provenance="exported",
         weights_hash=content_hash([opened.supernet.hash, evaluation.genotype, tuning.fingerprint, task.fingerprint]),

@@ -162,7 +162,8 @@ def kept_count(keep: str, layer: MoeLayer) -> int:
     if not match or not 0 < float(match[1]) <= 100:
         raise ValueError(f"what is kept is a number of experts per layer or a share such as 50%, got {keep!r}")
     groups = layer.router_groups
-    return max(1, round(layer.count * float(match[1]) / 100 / groups)) * groups
+    nearest = max(1, round(layer.count * float(match[1]) / 100 / groups)) * groups
+    return max(layer.least_count, nearest)
 
 
 def reduced_space(

@@ -28,7 +28,7 @@ from supernets.expert_bank import MoeLayer, moe_layers
 from supernets.family import SpaceOptions
 from supernets.free_memory import require_memory
 from supernets.layer_stream import LayerStream, calibrate_streamed
-from supernets.routing_statistics import LayerStatistics, RoutingStatistics
+from supernets.routing_statistics import RoutingStatistics
 from supernets.supernet import Supernet
 from supernets.task import TRAIN, VALIDATION, Task, TaskSettings
 
@@ -146,17 +146,21 @@ def stored_statistics(folder: str, model: Any) -> RoutingStatistics:
             f"{sorted(set(own.values()))}); calibrate this model"
         )
     for layer in layers:
-        _require_own(layer, statistics.layers[layer.index], folder)
+        require_own(layer, statistics, folder)
     return statistics
 
 
 @torch.no_grad()
-def _require_own(layer: MoeLayer, found: LayerStatistics, folder: str) -> None:
-    """Refuse statistics whose sampled tokens this layer's router answers otherwise; one not loaded yet passes."""
+def require_own(layer: MoeLayer, statistics: RoutingStatistics, folder: str) -> None:
+    """Refuse statistics whose sampled tokens this layer's router answers otherwise.
+
+    Of a router that is not loaded yet only the width is compared: ask again when it is.
+    """
+    found = statistics.layers[layer.index]
     sample_RD, logits_RE = found.sample_RD[:_COMPARED], found.sample_logits_RE[:_COMPARED]
-    if layer.router.weight.is_meta:
-        return
     if sample_RD.shape[1] == layer.router.weight.shape[1]:
+        if layer.router.weight.is_meta:
+            return
         worst = (layer.router(sample_RD)[0].float() - logits_RE).abs().max()
         if float(worst) <= _ROUNDING * max(1.0, float(logits_RE.abs().max())):
             return

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nas.expert_reduction import repaired
 from nas.model_card import model_card
+from nas.quality import known_spread
 from nas.searching import OpenSupernet
 from predictors.measure import measured_versions
 from studies.errors import LimitError, VerificationError
@@ -190,7 +191,7 @@ def export_network(
     value = Value(
         objective="error",
         number=quality.error,
-        spread=quality.standard_error,
+        spread=known_spread(quality.standard_error),
         n=quality.examples,
         provenance="exported",
         weights_hash=weights_hash,
@@ -313,16 +314,23 @@ def recover(
     return trained.unwrap().cpu().eval()
 
 
-def _teacher_logits(opened: OpenSupernet, settings: TuneSettings) -> Tensor:
-    """What the supernet was distilled from on the training examples; asked again if the data have changed since."""
+def _teacher_logits(opened: OpenSupernet, settings: TuneSettings) -> Tensor | None:
+    """What the supernet was distilled from on the training examples; asked again if the data have changed since.
+
+    Where it was distilled from nothing, what its largest network answers; None where the recipe has no use for either.
+    """
+    if not settings.recipe.needs_teacher:
+        return None
     kept = load_teacher_logits(opened.folder)
     if kept is not None and opened.record.get("taught_on") == opened.task.data_hash(TRAIN):
         return kept
     teacher = opened.record.get("teacher")
-    model: Any = opened.supernet if teacher is None else load_classifier(teacher, opened.task.labels).model
     device = "cpu" if teacher is None else settings.device  # the supernet stays where exports are proved
+    model: Any = opened.supernet
+    if teacher is not None:
+        model = load_classifier(teacher, opened.task.labels).model.to(device)
     precision = resolve_precision(settings.precision, device)
-    return predict_logits(model.to(device), opened.task, TRAIN, device=device, precision=precision)[0]
+    return predict_logits(model, opened.task, TRAIN, device=device, precision=precision)[0]
 
 
 def _provenance(

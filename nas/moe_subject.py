@@ -82,12 +82,14 @@ def prepare_subject(
         seed=subject.seed,
     )
     state_file = cache_dir / f"{subject.name}.training.safetensors"
-    for progress in train_moe(model, sequences, settings, state_file=state_file, identity=subject.name):
+    identity = content_hash([subject.name, sequences.hash])
+    for progress in train_moe(model, sequences, settings, state_file=state_file, identity=identity):
         if on_progress is not None:
             on_progress(progress)
     with staged_folder(folder) as staged:
         model.save_pretrained(staged)
         byte_tokenizer().save_pretrained(staged)
+    state_file.unlink(missing_ok=True)
     return folder
 
 
@@ -135,6 +137,11 @@ class TrainingSequences:
         read = {domain: (texts / domain / "train.txt").read_text(encoding="utf-8") for domain in domains}
         self._ids = {domain: torch.tensor(tokenizer(text)["input_ids"]) for domain, text in read.items()}
         self._repeats, self._seed = subject.repeats, subject.seed
+
+    @property
+    def hash(self) -> str:
+        """Identity of the texts."""
+        return content_hash({domain: ids.tolist() for domain, ids in self._ids.items()})
 
     def __call__(self, step: int) -> torch.Tensor:
         """int64 (B, T) of a step, `repeats` rows a domain; a function of the seed and the step."""

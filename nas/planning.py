@@ -21,9 +21,9 @@ def recalled(request: TuneRequest, workspace: Workspace) -> TuneRequest | None:
     return request.lasting(plan["steps"]) if plan.get("request") == request.to_json() else None
 
 
-def planned_teacher(workspace: Workspace) -> dict[str, Any]:
-    """The teacher that the run of this workspace was last asked to learn from, under its name in a request."""
-    return {name: value for name, value in _plan(workspace).get("request", {}).items() if name == "teacher"}
+def planned_request(workspace: Workspace) -> dict[str, Any] | None:
+    """What the run of this workspace was last asked for."""
+    return _plan(workspace).get("request")
 
 
 def _plan(workspace: Workspace) -> dict[str, Any]:

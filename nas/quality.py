@@ -64,12 +64,17 @@ def quality_value(objective: Objective, bindings: Bindings, number: float, sprea
         objective=objective.key,
         number=number,
         provenance="supernet",
-        spread=spread,
+        spread=known_spread(spread),
         n=bindings.passes.examples,
         **asdict(_identity(bindings)),
         data_fraction=bindings.passes.examples / bindings.task.size(bindings.split),
         seed=bindings.seed,
     )
+
+
+def known_spread(spread: float | None) -> float | None:
+    """A standard error as it is stored: one labelled example alone gives none that is finite."""
+    return spread if spread is not None and math.isfinite(spread) else None
 
 
 def reusable(bindings: Bindings) -> Identity | None:

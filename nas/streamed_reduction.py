@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 from nas.expert_reduction import Reduced, ReductionRequest, check_inputs, provenance_of, reduced_space, stock_layout
-from nas.expert_stage import BATCH_SIZE, stored_statistics, stream_experts
+from nas.expert_stage import BATCH_SIZE, require_own, stored_statistics, stream_experts
 from nas.model_card import reduction_card
 from nas.tuning import open_task
 from supernets.checkpoint import load_tokenizer, write_companions
 from supernets.evaluation import Quality
+from supernets.expert_bank import MoeLayer, check_router
 from supernets.layer_stream import LayerStream, streamed_quality
 from supernets.staging import staged_folder
 from supernets.streamed_network import OnStage, write_streamed
@@ -39,6 +40,12 @@ def reduce_streamed(request: ReductionRequest, on_stage: OnStage | None = None) 
     supernet, architecture, experts = reduced_space(request, stream.model, statistics)
     before = supernet.count_parameters(supernet.space.decode(supernet.space.largest))
     layout = stock_layout(supernet, architecture)
+
+    def check(layer: MoeLayer) -> None:
+        check_router(layer)
+        if statistics is not None and request.statistics is not None:
+            require_own(layer, statistics, request.statistics)
+
     quality = {} if text is None else {"before": _judge(stream, text, "judge the full model", on_stage)}
     with staged_folder(request.folder) as staged:
         network = write_streamed(
@@ -48,6 +55,7 @@ def reduce_streamed(request: ReductionRequest, on_stage: OnStage | None = None) 
             layout,
             staged,
             check_inputs=check_inputs(supernet.config, None),
+            check_layer=check,
             on_stage=on_stage,
         )
         if text is not None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.tune_request import TuneRequest
 from nas.workspace import Workspace, write_whole
-from studies.records import content_hash
-from supernets.checkpoint import head_labels, load_classifier, save_classifier
+from supernets.checkpoint import head_labels, input_limit, load_classifier, load_tokenizer, save_classifier
 from supernets.evaluation import Precision, evaluate, predict_logits, resolve_precision
 from supernets.finetune import TuneProgress, TuneSettings, tune
 from supernets.recipe import plain_recipe
@@ -44,6 +43,24 @@ def given_teacher(request: TuneRequest) -> str | None:
     if request.teacher is not None:
         return request.teacher
     return request.model if head_labels(request.model) is not None else None
+
+
+def require_teacher(request: TuneRequest, task: Task, tokenizer: Any) -> None:
+    """ValueError if the teacher asked for has no head, or does not read the tokens that the task's model reads."""
+    if (source := request.teacher) is None:
+        return
+    if head_labels(source) is None:
+        raise ValueError(f"the teacher {source} has no classification head: fine-tune it on the task first")
+    if load_tokenizer(source).get_vocab() != tokenizer.get_vocab():
+        raise ValueError(
+            f"the teacher {source} has another vocabulary than {request.model}, whose tokens it would be given; "
+            "choose a teacher with the same tokenizer"
+        )
+    if task.settings.max_length and task.settings.max_length > (most := input_limit(source)):
+        raise ValueError(
+            f"the teacher {source} takes inputs of at most {most} tokens, the task's have up to "
+            f"{task.settings.max_length}; lower the maximum length"
+        )
 
 
 def needs_training(request: TuneRequest) -> bool:
@@ -94,7 +111,7 @@ def find_teacher(
         if not workspace.teacher.exists():
             _train(request, task, tokenizer, workspace, on_progress)
             write_whole(workspace.teacher_question, _question(request, task))
-        _require_own(request, task, workspace)
+        require_own(request, task, workspace)
         workspace.training_state("teacher").unlink(missing_ok=True)
     settings = request.tuning
     model: Any = load_classifier(source, task.labels).model.to(settings.device)
@@ -104,14 +121,22 @@ def find_teacher(
     return Teacher(source=source, metrics=metrics, logits_NC=logits)
 
 
-def _question(request: TuneRequest, task: Task) -> dict[str, str]:
+def located(source: str) -> str:
+    """A checkpoint that other working directories find as well: a folder's whole path, a name as it is."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
+
+
+def _question(request: TuneRequest, task: Task) -> dict[str, Any]:
     """What decides the weights of a teacher."""
-    folder, settings = Path(request.model), content_hash(asdict(teacher_settings(request)))
-    model = str(folder.resolve()) if folder.exists() else request.model
-    return {"model": model, "data": task.data_hash(TRAIN), "settings": settings}
+    return {
+        "model": located(request.model),
+        "data": task.data_hash(TRAIN),
+        "class weights": task.settings.class_weights,
+        "settings": teacher_settings(request).fingerprint,
+    }
 
 
-def _require_own(request: TuneRequest, task: Task, workspace: Workspace) -> None:
+def require_own(request: TuneRequest, task: Task, workspace: Workspace) -> None:
     """Refuse a teacher of another question; one that was stopped before its question was written passes."""
     path = workspace.teacher_question
     if not path.exists():

@@ -8,8 +8,19 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
-from nas.planning import decided_steps, planned_teacher, recalled, remembered, training_estimate
-from nas.teaching import Teacher, find_teacher, given_teacher, order_after_learning, start_from_teacher, with_answers
+from nas.planning import decided_steps, planned_request, recalled, remembered, training_estimate
+from nas.teaching import (
+    Teacher,
+    find_teacher,
+    given_teacher,
+    located,
+    needs_training,
+    order_after_learning,
+    require_own,
+    require_teacher,
+    start_from_teacher,
+    with_answers,
+)
 from nas.tune_request import TuneRequest
 from nas.workspace import Workspace
 from studies.discovery import VariantFolder
@@ -84,15 +95,18 @@ def prepare(request: TuneRequest) -> Prepared:
         raise ValueError(f"{request.task.kind} has no strong teacher: use --recipe sandwich-distilled, or --gamma 0")
     if not task.labels:
         raise ValueError(f"an encoder learns classes, which the task {request.task.kind} has not; choose another task")
+    require_teacher(request, task, tokenizer)
     model = load_classifier(request.model, task.labels, request.tuning.seed).model
     if not task.trains_head:
         _require_square_embeddings(model)
     supernet = Supernet.wrap(model, options=request.space)
     if request.mixture is not None:
         supernet.adopt(Mixture(supernet, request.mixture, seed=request.tuning.seed))
-    return Prepared(
-        task=with_answers(task, given_teacher(request), request.tuning.device), tokenizer=tokenizer, supernet=supernet
-    )
+    task = with_answers(task, given_teacher(request), request.tuning.device)
+    judged = task.summary().splits[VALIDATION]
+    if task.trains_head and judged.unlabelled == judged.examples:
+        raise ValueError(f"none of the {judged.examples} examples of {VALIDATION} has a label: nothing could be judged")
+    return Prepared(task=task, tokenizer=tokenizer, supernet=supernet)
 
 
 def _require_square_embeddings(model: Any) -> None:
@@ -129,12 +143,17 @@ def tune_supernet(
         require_same(read_supernet_record(workspace.supernet).get("request"), request.to_json(), workspace.supernet)
         state.unlink(missing_ok=True)
         return workspace.supernet
-    if state.exists() and (planned := planned_teacher(workspace)):
-        require_same(planned, {"teacher": request.teacher}, state)
+    for begun in (workspace.training_state("teacher"), state):
+        if begun.exists() and (planned := planned_request(workspace)):
+            require_same(planned, request.to_json(), begun)
     prepared = prepared or prepare(request)
     task, supernet = prepared.task, prepared.supernet
     foreseen = cache(partial(training_estimate, request, supernet, task))
-    known = known or remembered(request, decided_steps(request, task, foreseen), workspace)
+    if known is None:
+        steps = decided_steps(request, task, foreseen)
+        if needs_training(request):
+            require_own(request.lasting(steps), task, workspace)
+        known = remembered(request, steps, workspace)
     if on_estimate and not any(workspace.training_state(name).exists() for name in ("teacher", "supernet")):
         on_estimate(foreseen().lasting(known.tuning.steps))
     teacher = find_teacher(known, task, prepared.tokenizer, workspace, _named("teacher", on_progress))
@@ -160,13 +179,15 @@ def _record(request: TuneRequest, prepared: Prepared, teacher: Teacher | None, d
     precision = resolve_precision(tuning.precision, tuning.device)
     largest = evaluate(prepared.supernet, task, VALIDATION, device=tuning.device, precision=precision)
     settings = replace(task.settings, labels=task.labels, data=absolute_paths(task.settings.data))
+    answered_by = given_teacher(request)
+    taught_by = answered_by if teacher is None else teacher.source
     return {
         "task": settings.to_json(),
         "lengths": list(task.length_quantiles(TRAIN, LENGTH_QUANTILES)),
-        "base_model": request.model,
-        "teacher": given_teacher(request) if teacher is None else teacher.source,
+        "base_model": located(request.model),
+        "teacher": taught_by and located(taught_by),
         "taught_on": task.data_hash(TRAIN),
-        "answers": given_teacher(request),
+        "answers": answered_by and located(answered_by),
         "tuning": asdict(tuning),
         "seconds": done.seconds,
         "validation": {"teacher": teacher and teacher.metrics, "largest": largest.metrics},

@@ -17,7 +17,7 @@ import numpy as np
 PRIOR = ((1.0, 0.5), (20e-6, 15e-6), (0.0, 3e-4))
 """Mean and standard deviation of the scale, of the seconds per operation and of those per pass, as CPUs and GPUs have
 them under Python; networks that take longer than some milliseconds hardly notice the last two."""
-PRIOR_ERROR, PRIOR_ROWS = 0.035, 4
+PRIOR_ERROR, PRIOR_ROWS = 0.03, 4
 """What the error of a composed latency is taken to be before any is known, and how many rows that is worth."""
 PARAMETERS = 2
 """How many of the three a few rows decide; the rest is the prior's."""

@@ -22,6 +22,17 @@ _GATE_UP = (("gate_proj", "up_proj"), ("w1", "w3"))
 _DOWN = (("down_proj",), ("w2",))
 
 
+def _files_of(index: Path) -> dict[str, str]:
+    """Tensor → file, as an index of shards says."""
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{index} is no index of safetensors ({error!r}); save the checkpoint again") from error
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise ValueError(f"{index} does not map tensors to files; save the checkpoint again")
+    return found
+
+
 class CheckpointReader:
     """Reads from the safetensors of a folder, one tensor at a time."""
 
@@ -39,7 +50,7 @@ class CheckpointReader:
         self.dtype = dtype
         index = folder / "model.safetensors.index.json"
         if index.exists():
-            self._files: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            self._files: dict[str, str] = _files_of(index)
         elif (folder / "model.safetensors").exists():
             with self._opened("model.safetensors") as file:
                 self._files = dict.fromkeys(file.keys(), "model.safetensors")

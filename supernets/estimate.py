@@ -205,12 +205,18 @@ def _timings(
 def _seconds(call: Callable[[], None], device: str) -> float:
     """The mean of `TIMED_CALLS` calls after one that warms up."""
     call()
+    _finish(device)
     start = time.perf_counter()
     for _ in range(TIMED_CALLS):
         call()
+    _finish(device)
+    return (time.perf_counter() - start) / TIMED_CALLS
+
+
+def _finish(device: str) -> None:
+    """Wait for what a GPU has been given."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
-    return (time.perf_counter() - start) / TIMED_CALLS
 
 
 def _loss(supernet: Supernet, task: Task, batch: Batch, settings: TuneSettings) -> Tensor:

@@ -204,7 +204,7 @@ class Tuner:
         """One optimiser step; returns the summed loss.
 
         Raises:
-            ValueError: the loss is not finite; the weights are left as they were before the step.
+            ValueError: the loss or its gradient is not finite; the weights are left as they were before the step.
         """
         settings, recipe, step = self.settings, self.settings.recipe, self.state.step
         torch.manual_seed(step_seed(settings.seed, step))
@@ -222,13 +222,13 @@ class Tuner:
             with self.supernet.active(self._best(candidates, batch)):
                 logits, hard = self._forward(batch)
                 total += _backward(recipe.subnet_loss(hard, logits, full_BC, teacher))
-        if not math.isfinite(total):
+        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_gradient_norm))
+        if not (math.isfinite(total) and math.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
             raise ValueError(
-                f"the loss is {total} at step {step}: lower the learning rate "
+                f"the loss is {total} and its gradient's norm {norm} at step {step}: lower the learning rate "
                 f"(now {settings.learning_rate}) or use precision float32"
             )
-        nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_gradient_norm)
         factor = learning_rate_factor(step, settings.steps, round(settings.steps * settings.warmup_fraction))
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor

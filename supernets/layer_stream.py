@@ -245,6 +245,8 @@ def streamed_nll(folder: Path, batches: Sequence[Batch], replace: Replace | None
             logits_NV = head(hidden_BLD).float()[:, :-1].flatten(0, 1)
             total += float(functional.cross_entropy(logits_NV, labels_N, reduction="sum"))
             count += int((labels_N >= 0).sum())
+    if not count:
+        raise ValueError("there is no text to evaluate on: no token follows another")
     return total / count
 
 

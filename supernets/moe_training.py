@@ -86,7 +86,8 @@ def train_moe(
     Args:
         model: a causal language model of transformers.
         batch_at: step → token ids, int64 (B, T); a function of the step alone, so that a resumed run is the same run.
-        state_file: where an interrupted run goes on; removed when the run is complete.
+        state_file: where an interrupted run goes on; it stays when the run is complete, until the caller has saved
+            the model and removes it.
         identity: what the data and the first weights are, so that another run's state is refused.
 
     Raises:
@@ -112,9 +113,9 @@ def train_moe(
         if state.step % every == 0 or state.step == settings.steps:
             yield MoeTrainingProgress(state.step, settings.steps, sum(losses) / len(losses), state.seconds)
             losses.clear()
-    model.eval()
     if state_file is not None:
-        state_file.unlink(missing_ok=True)
+        save_state(state_file, state, model, optimizer, parameters)
+    model.eval()
 
 
 def next_token_loss(logits_BTV: Tensor, ids_BT: Tensor) -> Tensor:

@@ -198,4 +198,4 @@ def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
 
 def step_seed(seed: int, step: int) -> int:
     """Seed of the dropout masks of a step, so that a resumed run repeats them."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + step).initial_seed()
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63).initial_seed()

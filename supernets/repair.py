@@ -150,14 +150,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def divergence(student: nn.Module, teacher: nn.Module, batch: Batch, temperature: float) -> Tensor:
-    """``τ² KL(teacher ‖ student)`` of the next token, nats, mean over the tokens that are no padding."""
+    """``τ² KL(teacher ‖ student)`` of the next token, nats, mean over the next tokens that are no padding."""
     with torch.no_grad():
         teacher_BLV = logits_of(teacher, batch)
     student_log_BLV = (logits_of(student, batch).float() / temperature).log_softmax(-1)
     teacher_log_BLV = (teacher_BLV.float() / temperature).log_softmax(-1)
     each_BL = (teacher_log_BLV.exp() * (teacher_log_BLV - student_log_BLV)).sum(-1)
     mask_BL = batch["attention_mask"].to(each_BL) if "attention_mask" in batch else torch.ones_like(each_BL)
-    return temperature**2 * (each_BL * mask_BL).sum() / mask_BL.sum()
+    return temperature**2 * (each_BL[:, :-1] * mask_BL[:, 1:]).sum() / mask_BL[:, 1:].sum()
 
 
 def next_token_loss(model: nn.Module, batch: Batch) -> Tensor:

@@ -133,9 +133,9 @@ class RoutingStatistics:
 
     def super_experts(self) -> frozenset[tuple[int, int]]:
         """(layer, expert) of the few whose outputs dwarf all others', without which models collapse."""
-        largest = torch.cat([one.largest_outputs_E for one in self.layers.values()])
-        if not len(largest):
+        if not self.layers:
             return frozenset()
+        largest = torch.cat([one.largest_outputs_E for one in self.layers.values()])
         bar = max(float(torch.quantile(largest, SUPER_QUANTILE)), SUPER_SHARE * float(largest.max()))
         return frozenset(
             (index, expert)

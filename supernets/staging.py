@@ -36,6 +36,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
     lock = _try_lock(staged)
     try:
         yield staged
+        require_free(folder)  # another writer may have been faster
         if folder.exists():
             folder.rmdir()
         staged.chmod(0o755)

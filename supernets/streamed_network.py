@@ -19,7 +19,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from studies.errors import VerificationError
 from supernets.checkpoint import bring_modeling
 from supernets.checkpoint_writer import ShardWriter
-from supernets.expert_bank import check_router
+from supernets.expert_bank import MoeLayer, check_router
 from supernets.family import Layout
 from supernets.layer_stream import LayerStream
 from supernets.space import Architecture
@@ -43,6 +43,7 @@ def write_streamed(
     folder: Path,
     *,
     check_inputs: Mapping[str, Tensor],
+    check_layer: Callable[[MoeLayer], None] = check_router,
     on_stage: OnStage | None = None,
 ) -> Any:
     """Write weights, configuration and modelling code of a sub-network; returns it without weights.
@@ -56,6 +57,7 @@ def write_streamed(
         supernet: wraps `stream.model`; the architecture keeps all layers.
         folder: an empty one.
         check_inputs: ``input_ids`` (B, L).
+        check_layer: raises where a mixture's layer, just read, cannot be reduced.
 
     Raises:
         ValueError: the checkpoint lacks weights, a router is not finite, or an operator cannot do what is asked.
@@ -70,7 +72,7 @@ def write_streamed(
     @contextmanager
     def visit(index: int) -> Iterator[Callable[[int], None]]:
         if index in supernet.experts:
-            check_router(supernet.experts[index].layer)
+            check_layer(supernet.experts[index].layer)
         state = supernet.layer_state(architecture, index, layout)
         writer.add(named({f"{prefix}{index}.{name}": tensor for name, tensor in state.items()}))
         del state

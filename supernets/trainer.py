@@ -157,7 +157,16 @@ class InstaTuneTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        path = Path(resume_from_checkpoint) / SPACE_FILE
+        self._load_space(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.state.best_model_checkpoint is not None:
+            self._load_space(self.state.best_model_checkpoint)
+
+    def _load_space(self, folder: str) -> None:
+        """The layer order in which the weights of a checkpoint are."""
+        path = Path(folder) / SPACE_FILE
         try:
             self.supernet.space = SearchSpace.from_json(json.loads(path.read_text()))
         except (OSError, json.JSONDecodeError) as error:

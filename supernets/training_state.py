@@ -50,7 +50,7 @@ def save_state(
     Raises:
         ResourceError: it cannot be written, such as on a full disk; the state that was there stays.
     """
-    tensors: dict[str, Tensor] = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
+    tensors = {f"model.{name}": weight.contiguous() for name, weight in _weights(model).items()}
     for name, parameter in parameters.items():
         for kind in MOMENTS:
             if parameter in optimizer.state:
@@ -69,6 +69,15 @@ def save_state(
     except (SafetensorError, OSError) as error:
         partial.unlink(missing_ok=True)
         raise ResourceError(f"cannot write the training state {path} ({error}); make room and run again") from error
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """Everything a model holds, weights that are tied to others once."""
+    distinct: dict[object, str] = {}
+    state = model.state_dict()
+    for name, weight in state.items():
+        distinct.setdefault((weight.data_ptr(), weight.shape, weight.stride()) if weight.numel() else name, name)
+    return {name: state[name] for name in distinct.values()}
 
 
 def load_state(
@@ -94,7 +103,8 @@ def load_state(
             f"{path} belongs to a run with other settings, data or space ({metadata.get('identity')}, not {identity}); "
             "choose another output folder or delete it"
         )
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    model.load_state_dict(weights, strict=weights.keys() != _weights(model).keys())
     for name, parameter in parameters.items():
         if f"step.{name}" in tensors:
             moments = {kind: tensors[f"{kind}.{name}"] for kind in MOMENTS}

@@ -42,7 +42,7 @@ def upcycle(dense: nn.Module, *, experts: int, top_k: int, noise: float = 0.0, s
     model = _mixture(dense, experts, top_k, _inner_units(dense), banks)
     for name, parameter in model.named_parameters():
         if name.endswith("mlp.gate.weight"):
-            parameter.data = 0.02 * torch.randn(parameter.shape, generator=generator)
+            parameter.data.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
     return model
 
 
@@ -79,6 +79,8 @@ def _mixture(dense: Any, experts: int, top_k: int, width: int, banks: Any) -> An
         raise ValueError(f"top-k must be in 1..{experts}, got {top_k}")
     model: Any = AutoModelForCausalLM.from_config(_config(dense.config, experts, top_k, width))
     state = model.state_dict()
+    if unknown := [name for name in dense.state_dict() if name.endswith(".bias") and name not in state]:
+        raise ValueError(f"a mixture of {kind!r} layers has no place for {unknown[0]}; choose a model without biases")
     weights = {name: weight for name, weight in dense.state_dict().items() if ".mlp." not in name}
     for layer in range(dense.config.num_hidden_layers):
         mlp = dense.get_submodule(f"model.layers.{layer}.mlp")

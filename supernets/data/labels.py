@@ -35,17 +35,22 @@ def require_two_classes(labels: Iterable[str], source: str) -> None:
         raise ValueError(f"{source} must hold two classes or more, got {names}; name another column or add rows")
 
 
-def label_ids(labels: Iterable[str], names: Sequence[str], source: str) -> list[int]:
+def label_ids(
+    labels: Iterable[str], names: Sequence[str], source: str, among: Iterable[str] | None = None
+) -> list[int]:
     """The class id of each label, `UNLABELLED` where it is empty.
 
     A label is a class name, a class name in other case, or a class id written as an integer, whichever fits all of
     them first.
 
+    Args:
+        among: the labels of the whole data set, which are all spelt alike; by default these.
+
     Raises:
         ValueError: some label is none of these.
     """
     wanted = list(labels)
-    known = set(wanted) - {""}
+    known = set(wanted if among is None else among) - {""}
     exact = {name: i for i, name in enumerate(names)}
     folded = {name.casefold(): i for i, name in enumerate(names)}
     numbers = {str(i): i for i in range(len(names))}

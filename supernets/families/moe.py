@@ -124,8 +124,9 @@ class MoeFamily(Family):
     def configure(self, config: Any, architecture: Architecture, layout: Layout) -> Any:
         """Free: per-layer sizes in ``supernas_layers``. Uniform and padded: the stock fields.
 
-        A free layout's global count is one that no layer has, so that stock classes, which would build that many
-        experts without a word, fail on the shapes of the weights. `per_layer_num_experts` is there for other loaders.
+        A free layout's global count is one that no layer and no router has, so that stock classes, which would build
+        that many experts without a word, fail on the shapes of the weights. `per_layer_num_experts` is there for other
+        loaders.
         """
         kept = [layer.index for layer in architecture.layers]
         configured = _of_layers(config, kept)
@@ -134,7 +135,8 @@ class MoeFamily(Family):
         if layout == "free":
             configured.supernas_layers = sizes
             configured.per_layer_num_experts = counts
-            setattr(configured, moe_modeling.count_field(config), max(counts) + 1)
+            rows = [_router_rows(config, layer) for layer in architecture.layers]
+            setattr(configured, moe_modeling.count_field(config), max(*counts, *rows) + 1)
             return configured
         mapped = [x.name(OPERATOR) for x in architecture.layers if _router_rows(config, x)]
         if mapped:

@@ -31,7 +31,8 @@ class Ream(ExpertReduction):
         centroids = first_of_each(order, layer, count)
         left = [expert for expert in order if expert not in centroids]
         similarity_EE = _similarity(layer)
-        room = max(layer.count // SHARE, -(-layer.count // count))
+        absorbing = len(set(centroids) - layer.protected)
+        room = max(layer.count // SHARE, 1 + -(-len(left) // max(1, absorbing)))
         groups = {centroid: [centroid] for centroid in centroids}
         for centroid in sorted(set(centroids) - layer.protected, key=order.index):
             nearest = sorted(left, key=lambda expert: (-float(similarity_EE[centroid, expert]), order.index(expert)))

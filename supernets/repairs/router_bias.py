@@ -81,22 +81,25 @@ def _written_into(router: nn.Module, along: _Along) -> Iterator[None]:
 
 @torch.no_grad()
 def _mean_inputs(student: nn.Module, routers: Sequence[nn.Module], batches: Sequence[Batch]) -> list[Tensor]:
-    """(D,) mean input of each router."""
+    """(D,) mean input of each router over all tokens that are no padding."""
     sums: list[Tensor | int] = [0] * len(routers)
-    handles = []
+    handles, counted, mask_T = [], 0, torch.empty(0)
     for position, router in enumerate(routers):
 
         def add(_: object, arguments: tuple[Tensor, ...], position: int = position) -> None:
-            sums[position] = sums[position] + arguments[0].flatten(0, -2).mean(0)
+            x_TD = arguments[0].flatten(0, -2)
+            sums[position] = sums[position] + mask_T.to(x_TD) @ x_TD
 
         handles.append(router.register_forward_pre_hook(add))
     try:
         for batch in batches:
+            mask_T = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).flatten()
+            counted += int(mask_T.sum())
             run(student, batch)
     finally:
         for handle in handles:
             handle.remove()
-    return [torch.as_tensor(one) / len(batches) for one in sums]
+    return [torch.as_tensor(one) / max(1, counted) for one in sums]
 
 
 REPAIR = RouterBias()

@@ -107,10 +107,11 @@ class TextClassification(Task):
             if not examples[split]:
                 raise ValueError(f"{path}: no rows are left for {split} (dropped: {dropped or 0}); give more rows")
         max_length = settings.max_length or length_limit(tokenizer)
+        everything = {label for of_split in given.values() for label in of_split}
         encoded: dict[str, EncodedSplit] = {}
         for split in SPLITS:
             if kept := sample(examples.get(split, ()), settings.limit, settings.seed):
-                ids = label_ids((example.label for example in kept), labels, source)
+                ids = label_ids((example.label for example in kept), labels, source, everything)
                 encoded[split] = encode([example.texts for example in kept], ids, tokenizer, max_length)
         return cls(settings, labels, encoded, dropped, tokenizer)
 

@@ -109,10 +109,15 @@ def damaged(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"nothing that could be read")
 
 
+def with_damaged_index(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text("{}")
+
+
 WRONG: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "NaN router": (with_nan, "gives NaN or infinite logits", "holds NaN or infinity; the checkpoint is damaged"),
     "quantised": (quantised, "are quantised", "are quantised"),
     "no weights": (without_weights, "holds no model.safetensors", "holds no model.safetensors"),
+    "damaged index": (with_damaged_index, "is no index of safetensors", "is no index of safetensors"),
     "damaged": (damaged, "cannot read", "fetch or save the checkpoint anew"),
 }
 
@@ -128,6 +133,19 @@ def test_bad_checkpoints(case: str, job: Path, tmp_path: Path, capsys: pytest.Ca
     assert nas("reduce", model, "--operator", "weight-norm", *output) == ExitCode.BAD_INPUT
     assert of_reduce in only_error(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_statistics_of_another_model_are_refused(job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the same shape, which only its routers tell."""
+    other = write_experts(tmp_path / "other", seed=7)
+    statistics = ("--data", job / "text.txt", *TEXT, "--output", tmp_path / "stats")
+    assert nas("stats", other, *statistics, "--stream") == ExitCode.OK
+    capsys.readouterr()
+    reduced = ("--operator", "reap", "--stats", tmp_path / "stats", "--output", tmp_path / "new")
+    for how in ((), ("--stream",)):
+        assert nas("reduce", job / "model", *reduced, *how) == ExitCode.BAD_INPUT
+        assert "are of another model: its router of layer 0 answers otherwise" in only_error(capsys)
+        assert not (tmp_path / "new").exists()
 
 
 def test_a_repair_needs_the_whole_model(job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

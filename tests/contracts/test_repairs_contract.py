@@ -7,13 +7,13 @@ from functools import cache
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from supernets.calibration import calibrate
 from supernets.elastic_experts import build_block
 from supernets.expert_bank import moe_layers
 from supernets.reduction import CalibratedLayer, reduce_layer
-from supernets.repair import REPAIRS, Repair, RepairSettings, repair_named
+from supernets.repair import REPAIRS, Repair, RepairSettings, divergence, repair_named
 from tests.toy_moe import toy_batches, toy_moe
 
 BATCHES = toy_batches(batches=1, size=6)
@@ -92,3 +92,36 @@ def test_text_is_needed(repair: Repair) -> None:
     teacher, student = pair(*STUDENTS[0])
     with pytest.raises(ValueError, match="a repair needs at least one batch of text"):
         repair.repair(student, teacher, [])
+
+
+def padded(batch: dict[str, Tensor], tokens: int) -> dict[str, Tensor]:
+    """The same texts with so many tokens of padding behind each."""
+    ids_BL = batch["input_ids"]
+    mask_BL = torch.cat([torch.ones_like(ids_BL), torch.zeros_like(ids_BL[:, :tokens])], dim=1)
+    return {"input_ids": torch.cat([ids_BL, ids_BL[:, :tokens]], dim=1), "attention_mask": mask_BL}
+
+
+def test_padding_teaches_nothing(repair: Repair) -> None:
+    teacher, student = pair(*STUDENTS[0])
+    one, other = copy.deepcopy(student), copy.deepcopy(student)
+    settings = settings_of(repair, 2)
+    losses = repair.repair(one, teacher, BATCHES, settings)
+    assert repair.repair(other, teacher, [padded(batch, 5) for batch in BATCHES], settings) == pytest.approx(losses)
+    for parameter, twin in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(parameter, twin, rtol=1e-5, atol=1e-6)
+
+
+def test_a_divergence_is_that_of_the_next_tokens() -> None:
+    teacher, student = pair(*STUDENTS[0])
+    (batch,) = toy_batches(batches=1, size=2)
+    masked = {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
+    masked["attention_mask"][0, 6:] = 0
+    with torch.no_grad():
+        found = divergence(student, teacher, masked, 2.0)
+        logits = [model(**masked).logits.double() / 2 for model in (teacher, student)]
+    wanted = []
+    for row, length in enumerate((6, batch["input_ids"].shape[1])):
+        for position in range(length - 1):
+            p, q = (one[row, position].log_softmax(-1) for one in logits)
+            wanted.append(float((p.exp() * (p - q)).sum()))
+    assert float(found) == pytest.approx(4 * sum(wanted) / len(wanted), rel=1e-4)

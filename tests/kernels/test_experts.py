@@ -206,3 +206,11 @@ def test_forced_inference_path_refuses_gradients() -> None:
         case.run("expert")
     with torch.no_grad():
         case.run("expert")
+
+
+@pytest.mark.parametrize("tokens", [1, 40])
+@pytest.mark.parametrize("path", ["expert", "grouped", "loop"])
+def test_autocast_changes_nothing(path: Path, tokens: int) -> None:
+    case = make_case(tokens, 2, list(range(6)))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        close(experts(case.x, case.up, case.down, case.chosen, case.weight, path=path), case.expected())

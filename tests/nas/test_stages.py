@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -217,6 +218,7 @@ def test_a_teacher_of_another_request_is_refused(fitted: ToyJob, tmp_path: Path)
     slower = replace(request, tuning=replace(request.tuning, learning_rate=1e-5))
     with pytest.raises(ValueError, match="was fine-tuned with other settings; use the same, or another output folder"):
         tune_supernet(slower, job.workspace)
+    assert json.loads(job.workspace.plan.read_text())["request"] == request.to_json(), "nor does it change the plan"
     before = files(job.workspace.teacher)
     tune_supernet(request, job.workspace)
     assert files(job.workspace.teacher) == before

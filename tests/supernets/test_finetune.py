@@ -337,9 +337,22 @@ def test_a_loss_that_is_not_a_number_names_the_step_and_leaves_the_saved_state(t
     supernet = tiny_supernet()
     tuner = Tuner(supernet, ToyTask(), settings(), state_file=file)
     supernet.model.get_parameter("classifier.bias").data.fill_(math.nan)
-    with pytest.raises(ValueError, match="the loss is nan at step 2: lower the learning rate"):
+    with pytest.raises(
+        ValueError, match="the loss is nan and its gradient's norm nan at step 2: lower the learning rate"
+    ):
         list(tuner.run())
     assert file.read_bytes() == saved
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight(tmp_path: Path) -> None:
+    supernet = tiny_supernet()
+    tuner = Tuner(supernet, ToyTask(), settings())
+    bias: Any = supernet.model.get_parameter("classifier.bias")
+    bias.register_hook(lambda gradient: gradient * math.inf)
+    before = weights(supernet)
+    with pytest.raises(ValueError, match=r"and its gradient's norm (inf|nan) at step 0: lower the learning rate"):
+        list(tuner.run())
+    assert equal(before, weights(supernet))
 
 
 def test_running_out_of_memory_names_a_batch_that_may_fit(monkeypatch: pytest.MonkeyPatch) -> None:

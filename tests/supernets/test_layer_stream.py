@@ -24,6 +24,12 @@ from tests.toy_moe import CONFIGS, toy_batches, toy_moe
 BATCHES = toy_batches(batches=2)
 
 
+def saved_in(folder: Path) -> Path:
+    """A checkpoint of any kind."""
+    saved("qwen3_moe", folder)
+    return folder
+
+
 def saved(kind: str, folder: Path, **changes: Any) -> Any:
     """A toy model and its checkpoint."""
     model: Any = toy_moe(kind, **changes)
@@ -124,6 +130,8 @@ def test_folders_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         LayerStream(tmp_path / "olmoe")
     with pytest.raises(ValueError, match="there is no text to evaluate on"):
         streamed_nll(tmp_path / "olmoe", [])
+    with pytest.raises(ValueError, match="no token follows another"):
+        streamed_nll(saved_in(tmp_path / "one"), [{"input_ids": BATCHES[0]["input_ids"][:, :1]}])
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:

@@ -87,6 +87,19 @@ def test_stock_classes_refuse_a_free_layout_rather_than_build_another_model(kind
         transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
+def test_stock_classes_refuse_merged_experts_of_which_one_is_missing(tmp_path: Path) -> None:
+    """Their router has as many rows as one that keeps an expert more."""
+    supernet = reduced_supernet("qwen3_moe")
+    layers = []
+    for layer in middle(supernet, "hc-smoe").layers:
+        units = tuple((axis, 7 if axis == EXPERTS else size) for axis, size in layer.units)
+        layers.append(replace(layer, units=units))
+    network: Any = supernet.extract(Architecture(tuple(layers)))
+    network.save_pretrained(tmp_path, save_original_format=False)
+    with pytest.raises(RuntimeError, match="mismatch"):
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
 def test_an_exported_network_reloads_in_a_process_of_its_own(tmp_path: Path) -> None:
     supernet = reduced_supernet("qwen3_moe", axes=(DEPTH, KV_GROUPS, EXPERT_WIDTH))
     cast("Any", supernet.model).set_attn_implementation("sdpa")  # which another process takes by default

@@ -22,11 +22,15 @@ SIZES: dict[str, Any] = {
 }
 
 
-def _model(seed: int = 0) -> Any:
+def _model(seed: int = 0, **changes: Any) -> Any:
     torch.manual_seed(seed)
-    return Qwen3MoeForCausalLM(
-        Qwen3MoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8, norm_topk_prob=True)
-    )
+    experts: dict[str, Any] = {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 8,
+        "norm_topk_prob": True,
+    }
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, **experts, **changes))
 
 
 def _batch(step: int) -> torch.Tensor:
@@ -61,9 +65,26 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path: Pa
     first = next(train_moe(resumed, _batch, settings, state_file=state, identity="counting"))
     assert first.step == 8
     list(train_moe(resumed, _batch, settings, state_file=state, identity="counting"))
-    assert not state.exists()
+    assert state.exists(), "whoever saves the model removes it"
+    assert not list(train_moe(_model(seed=2), _batch, settings, state_file=state, identity="counting"))
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name
+
+
+def test_tied_weights_are_saved_once(tmp_path: Path) -> None:
+    settings, state = MoeTrainingSettings(steps=4, save_seconds=-1.0), tmp_path / "state.safetensors"
+    ends = []
+    for stop in (2, 4):
+        torch.manual_seed(stop)
+        model = _model(tie_word_embeddings=True)
+        for progress in train_moe(model, _batch, settings, state_file=state):
+            if progress.step == stop:
+                break
+        ends.append(model)
+    assert ends[1].lm_head.weight is ends[1].model.embed_tokens.weight
+    whole = _model(tie_word_embeddings=True)
+    list(train_moe(whole, _batch, settings))
+    assert torch.equal(whole.lm_head.weight, ends[1].lm_head.weight)
 
 
 def test_balance_is_least_for_even_experts_and_counts_each_layer_by_itself() -> None:

@@ -231,3 +231,8 @@ def test_the_learning_rate_warms_up_and_decays_linearly() -> None:
 
 def test_step_seeds_differ() -> None:
     assert len({step_seed(seed, step) for seed in range(20) for step in range(50)}) == 1000
+
+
+def test_any_seed_has_steps() -> None:
+    assert step_seed(3, 4) == 3_000_013
+    assert step_seed(2**63 - 1, 10**6) != step_seed(2**63 - 1, 10**6 + 1)

@@ -184,6 +184,14 @@ def test_ream_keeps_what_reap_keeps() -> None:
     assert sorted(expert for group in groups for expert in group) == list(range(COUNT))
 
 
+@pytest.mark.parametrize("protected", [{2}, {2, 5}, {0, 1, 2}])
+def test_ream_merges_what_protected_experts_do_not_absorb(protected: set[int]) -> None:
+    layer = replace(calibrated(), protected=frozenset(protected))
+    groups = reduction("ream").groups(layer, 4)
+    assert sorted(expert for group in groups for expert in group) == list(range(COUNT))
+    assert all((expert,) == tuple(group) for group in groups for expert in group if expert in protected)
+
+
 def test_low_rank_plus_sparse_is_the_best_of_its_rank_and_the_largest_residues() -> None:
     weight_NK = torch.randn(12, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     left, scale, right = torch.linalg.svd(weight_NK, full_matrices=False)

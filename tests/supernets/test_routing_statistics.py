@@ -154,6 +154,7 @@ def test_super_experts_are_few_and_early(layer: int, found: set[tuple[int, int]]
     with torch.no_grad():
         moe_layers(model)[layer].experts.down_proj[5] *= 400.0
     assert calibrate(model, BATCHES).super_experts() == found
+    assert calibrate(model, BATCHES, layers=[]).super_experts() == set()
 
 
 def test_saved_and_loaded_and_never_half(tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_labels_match_a_head_by_name_case_or_number() -> None:
     assert label_ids(["pos", "Neg"], names, "x") == [1, 0]
     assert label_ids(["1", "0"], names, "x") == [1, 0]
     assert label_ids(["1", "0"], ("1", "0"), "x") == [0, 1]  # a name wins over a number
+    assert label_ids(["1", "2"], ("1", "2", "3"), "x", among=["0", "1", "2"]) == [1, 2]  # other splits hold numbers
     assert label_ids(["a", "A"], ("a", "A"), "x") == [0, 1]
     with pytest.raises(ValueError, match=r"x holds \['maybe'\], which the classes \['neg', 'POS'\] lack"):
         label_ids(["maybe", "neg"], names, "x")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 pytest.importorskip("accelerate")
 
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from supernets.evaluation import evaluate
 from supernets.finetune import Tuner, TuneSettings
@@ -153,6 +153,28 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(
         ends.append((supernet.hash, supernet.space.layer_order))
     assert ends[0] == ends[1]
     assert ends[0][0] != make().hash
+
+
+def test_the_best_weights_come_back_with_their_order(tmp_path: Path) -> None:
+    """Of a checkpoint from before units and layers were ordered."""
+    task, supernet = ToyTask(), tiny_supernet()
+    unordered = supernet.space.layer_order
+    changes = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
+    inside = trainer(
+        supernet, tmp_path, task, order_step=3, eval_dataset=rows(task, VALIDATION), changes={**changes, **best}
+    )
+    orders = list[tuple[int, ...]]()
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            orders.append(supernet.space.layer_order)
+
+    inside.add_callback(Watch())
+    inside.train()
+    assert inside.state.best_model_checkpoint == str(tmp_path / "checkpoint-2"), "the loss falls, and most is best here"
+    assert orders[-1] != unordered
+    assert supernet.space.layer_order == unordered
 
 
 def test_a_checkpoint_without_its_space_is_refused(tmp_path: Path) -> None:

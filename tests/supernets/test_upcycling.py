@@ -79,3 +79,19 @@ def test_what_cannot_be_made_is_said_in_one_line(dense: Any) -> None:
     gpt2.config.intermediate_size = 32
     with pytest.raises(ValueError, match=r"a 'gpt2' model has no mixture .* supported are qwen3, llama, mistral"):
         upcycle(gpt2, experts=4, top_k=2)
+
+
+def test_biases_have_no_place() -> None:
+    for field in ("mlp_bias", "attention_bias"):
+        sizes = {**SIZES, field: True}
+        biased = LlamaForCausalLM(LlamaConfig(**sizes))
+        with pytest.raises(ValueError, match=r"a mixture of 'llama' layers has no place for .*\.bias; choose a model"):
+            upcycle(biased, experts=4, top_k=2)
+
+
+def test_the_mixture_of_a_16_bit_model_runs(dense: Any) -> None:
+    dense = dense.to(torch.bfloat16)
+    dense.config.dtype = torch.bfloat16
+    mixture = upcycle(dense, experts=4, top_k=2)
+    assert {parameter.dtype for parameter in mixture.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(_logits(mixture), _logits(dense), atol=2e-2, rtol=2e-2)
