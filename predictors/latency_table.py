@@ -79,11 +79,7 @@ class LatencyTable:
         """
         if not rows:
             return replace(self, correction=UNCORRECTED, errors=())
-        points = [
-            Point(total=total, operations=count, seconds=row.seconds)
-            for row in rows
-            for total, count in [self._sum(row.ops, row.context)]
-        ]
+        points = [self._point(row) for row in rows]
         correction = fit(points)
         return replace(self, correction=correction, errors=residuals(points, correction))
 
@@ -138,6 +134,10 @@ class LatencyTable:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a latency table: {error!r}; expected what LatencyTable.to_json writes") from error
+
+    def _point(self, row: EndToEndRow) -> Point:
+        total, operations = self._sum(row.ops, row.context)
+        return Point(total=total, operations=operations, seconds=row.seconds)
 
     def _sum(self, ops: Sequence[OpSpec], context: Context) -> tuple[float, float]:
         """Measured seconds of all operations of a pass, and their number; means over the lengths of `context`."""

@@ -104,6 +104,7 @@ def load_state(
             "choose another output folder or delete it"
         )
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    # Of tied weights one is there; anything else that is missing or too much raises.
     model.load_state_dict(weights, strict=weights.keys() != _weights(model).keys())
     for name, parameter in parameters.items():
         if f"step.{name}" in tensors:
