@@ -14,7 +14,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -55,6 +55,10 @@ class TimingSettings:
             raise ValueError(f"at least 2 warm-up calls are needed for steady timings, got {self.warmups}")
         if not 2 <= self.min_rounds <= self.max_rounds:
             raise ValueError(f"rounds must satisfy 2 <= min <= max, got {self.min_rounds} and {self.max_rounds}")
+
+    def thorough(self) -> TimingSettings:
+        """The same with all samples there may be, for what many predictions rest on."""
+        return replace(self, min_rounds=self.max_rounds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -52,14 +52,17 @@ def repeatability(
     settings: TimingSettings | None = None,
     on_progress: OnMeasured | None = None,
 ) -> Repeatability:
-    """Time the networks that calibrate the latency table again; the store keeps the first measurements.
+    """Time the networks that calibrate the latency table again, as any others; the store keeps the first measurements.
 
-    What the store lacks is measured first, and kept.
+    What the store lacks is measured first, thoroughly, and kept.
     """
+    settings = settings or TimingSettings()
     device = backend.detect().fingerprint
     architectures = calibration_networks(supernet, context)
 
-    def timed(stored: Sequence[Measurement], calibrated_by: Sequence[Measurement]) -> list[NetworkLatency]:
+    def timed(
+        stored: Sequence[Measurement], calibrated_by: Sequence[Measurement], settings: TimingSettings
+    ) -> list[NetworkLatency]:
         return measure_networks(
             supernet,
             architectures,
@@ -72,7 +75,7 @@ def repeatability(
             on_progress=on_progress,
         )
 
-    first = timed(store.measurements(device), ())
-    second = timed((), store.measurements(device))
+    first = timed(store.measurements(device), (), settings.thorough())
+    second = timed((), store.measurements(device), settings)
     names = ("-".join(map(str, supernet.space.encode(architecture))) for architecture in architectures)
     return Repeatability(networks=tuple(names), stored=tuple(first), again=tuple(second))

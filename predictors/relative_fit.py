@@ -17,7 +17,7 @@ import numpy as np
 PRIOR = ((1.0, 0.5), (20e-6, 15e-6), (0.0, 3e-4))
 """Mean and standard deviation of the scale, of the seconds per operation and of those per pass, as CPUs and GPUs have
 them under Python; networks that take longer than some milliseconds hardly notice the last two."""
-PRIOR_ERROR, PRIOR_ROWS = 0.03, 4
+PRIOR_ERROR, PRIOR_ROWS = 0.0175, 4
 """What the error of a composed latency is taken to be before any is known, and how many rows that is worth."""
 PARAMETERS = 2
 """How many of the three a few rows decide; the rest is the prior's."""
@@ -85,7 +85,8 @@ def half_width(residuals: Sequence[float], coverage: float) -> float:
 
     Three residuals alone cannot bound nine of ten further rows: errors are taken as normal, with a variance that is a
     mixture of the residuals' and a prior one. The predictive distribution is Student's (Gelman et al., Bayesian Data
-    Analysis, 2013, section 3.3).
+    Analysis, 2013, section 3.3). What few rows leave open of the coefficients adds as much as it does on average over
+    the fitted rows.
 
     Raises:
         ValueError: the coverage is not a probability.
@@ -96,4 +97,5 @@ def half_width(residuals: Sequence[float], coverage: float) -> float:
 
     rows = PRIOR_ROWS + max(0, len(residuals) - PARAMETERS)
     variance = (PRIOR_ROWS * PRIOR_ERROR**2 + sum(error**2 for error in residuals)) / rows
-    return float(t.ppf((1 + coverage) / 2, rows)) * math.sqrt(variance)
+    leverage = PARAMETERS / max(len(residuals), PARAMETERS)
+    return float(t.ppf((1 + coverage) / 2, rows)) * math.sqrt(variance * (1 + leverage))

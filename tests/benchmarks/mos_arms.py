@@ -44,11 +44,13 @@ class Arm:
     Attributes:
         mixture: arguments of `Mixture.over`; empty for plain weight sharing.
         halves: two supernets, for the shallow and the deep half of the space, instead of one.
+        times: how many times as long as the others.
     """
 
     recipe: str
     mixture: Mapping[str, Any] = field(default_factory=dict)
     halves: bool = False
+    times: int = 1
 
     def supernets(self, bench: Bench, seed: int) -> list[Supernet]:
         """The untrained supernets."""
@@ -74,6 +76,12 @@ ARMS = {
     "single-path + neuron": Arm(recipe="single-path", mixture=NEURON),
     "instatune + neuron, m = 4": Arm(recipe="instatune", mixture={**NEURON, "experts": 4}),
     "instatune, 2 supernets": Arm(recipe="instatune", halves=True),
+    "single-path-distilled": Arm(recipe="single-path-distilled"),
+    "single-path-distilled + layer": Arm(recipe="single-path-distilled", mixture=LAYER),
+    "single-path-distilled + neuron": Arm(recipe="single-path-distilled", mixture=NEURON),
+    "single-path-distilled + low rank": Arm(recipe="single-path-distilled", mixture=LOW_RANK),
+    "single-path-distilled, 4 x": Arm(recipe="single-path-distilled", times=4),
+    "single-path-distilled + layer, 4 x": Arm(recipe="single-path-distilled", mixture=LAYER, times=4),
 }
 
 
@@ -109,7 +117,7 @@ def train_arm(bench: Bench, name: str, seed: int, ratios: Sequence[float]) -> Ro
     """Train an arm for its time and ask what all networks inherit from it; seed 0 also trains some of them on."""
     arm = ARMS[name]
     nets = arm.supernets(bench, seed)
-    steps = [max(1, round(BUDGET / len(nets) / ratio)) for ratio in ratios]
+    steps = [max(1, round(arm.times * BUDGET / len(nets) / ratio)) for ratio in ratios]
     seconds = 0.0
     for net, count in zip(nets, steps, strict=True):
         seconds += run_to_end(bench.tuner(net, load_recipe(arm.recipe), count, seed))

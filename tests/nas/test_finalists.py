@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from kernels.device import Device, DeviceBackend, Sample
-from kernels.op_cost import linear
-from kernels.op_spec import Context
+from kernels.device import DeviceBackend
 from nas.algorithm import AlgorithmSettings, load_algorithm
 from nas.end_to_end import example_inputs, measure_networks, network_specs
 from nas.evaluator import Evaluator
@@ -23,29 +21,8 @@ from studies.pareto import ParetoFront
 from studies.records import Evaluation, Genotype, Measurement, Objective, Value
 from studies.store import StudyStore
 from tests.toy_bindings import CONTEXT, tiny_bindings
+from tests.toy_device import CallCounter
 from tests.toy_task import tiny_supernet
-
-
-class CallCounter(DeviceBackend):
-    """Runs calls for real and says they took 2 ms each; remembers how many there were."""
-
-    reference = linear(4, 4, 1, Context())
-
-    def __init__(self) -> None:
-        self.outputs: list[object] = []
-
-    def detect(self) -> Device:
-        return Device(name="counter", kind="cpu", description={"model": "counter"})
-
-    def dtypes(self) -> tuple[str, ...]:
-        return ("float32",)
-
-    def clock_kind(self, threads: int) -> str:
-        return "thread_cpu"
-
-    def sample(self, call: Callable[[], object], *, loops: int, threads: int) -> Sample:
-        self.outputs.append(call())
-        return Sample(2e-3)
 
 
 @pytest.fixture
