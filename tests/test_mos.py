@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def made_up_rows(networks: int = 40, twice: int = 12, seed: int = 0) -> Rows:
         for i in range(networks)
     }
     for i in range(twice):
-        rows["truth", i, 1] = {"accuracy": float(truth[i] + 0.002 * rng.normal()), "loss": 0.0, "seconds": 1.0}
+        again = float(truth[i] + 0.002 * rng.normal())
+        rows["truth", i, 1] = {"accuracy": again, "loss": 1 - again, "seconds": 1.0}
     latency = 10 + 40 * rng.random(networks)
     rows["costs",] = {name: [float(x) for x in latency] for name in ("parameters", "macs", "latency")}
     for name, gap, noise, pace in ((GOOD, 0.1, 0.005, 1.4), (PLAIN, 0.08, 0.1, 1.4), (MIXED, 0.04, 0.1, 1.75)):
@@ -79,8 +81,22 @@ def test_figures_of_made_up_rows() -> None:
     assert best_mixture(study) == (MIXED, PLAIN)
     assert recommend(study) == GOOD
     assert study.gap_ratio(MIXED, PLAIN)[0] == pytest.approx(study.gap(MIXED)[0] / study.gap(PLAIN)[0])
+    by_loss = study.by_loss()  # a made-up loss is one minus the accuracy
+    assert by_loss.ceiling() == study.ceiling()
+    assert by_loss.tau(PLAIN) == pytest.approx(study.tau(PLAIN))
+    assert by_loss.gap(PLAIN)[0] == pytest.approx(study.loss_gap(PLAIN))
     volumes = [study.hypervolumes_S(arm) for arm in (MIXED, PLAIN)]
     assert study.hypervolume_wins(MIXED, PLAIN) == sum(volumes[0] >= volumes[1])
+
+
+def test_longer_training_is_compared_with_longer_training() -> None:
+    rows, longer = made_up_rows(), {GOOD: "single-path-distilled, 4 x", MIXED: "single-path-distilled + layer, 4 x"}
+    for (kind, name, *seed), row in [item for item in rows.items() if item[0][1:] and item[0][1] in longer]:
+        rows[kind, longer[name], *seed] = row
+    study = Study.of(rows)
+    assert best_mixture(study) == (MIXED, PLAIN)
+    assert best_mixture(study, 4) == (longer[MIXED], longer[GOOD])
+    assert recommend(study) == GOOD
 
 
 def test_a_part_of_the_networks_is_scored_as_if_the_others_were_never_there() -> None:
@@ -121,7 +137,7 @@ def test_a_report_of_what_there_is_ends_with_its_keys(
 
 
 def test_every_mixture_has_a_twin_and_every_arm_is_done_for_every_seed() -> None:
-    assert all(plain_twin(name) in ARMS and not ARMS[plain_twin(name)].mixture for name in ARMS)
+    assert all(ARMS[plain_twin(name)] == replace(arm, mixture={}, halves=False) for name, arm in ARMS.items())
     keys = list(mos.keys())
     assert len(set(keys)) == len(keys) == 60 + 15 + 1 + len(ARMS) * 4
     for at, key in enumerate(keys):

@@ -80,14 +80,16 @@ ARMS = {
     "single-path-distilled + layer": Arm(recipe="single-path-distilled", mixture=LAYER),
     "single-path-distilled + neuron": Arm(recipe="single-path-distilled", mixture=NEURON),
     "single-path-distilled + low rank": Arm(recipe="single-path-distilled", mixture=LOW_RANK),
+    "instatune, 4 x": Arm(recipe="instatune", times=4),
     "single-path-distilled, 4 x": Arm(recipe="single-path-distilled", times=4),
     "single-path-distilled + layer, 4 x": Arm(recipe="single-path-distilled", mixture=LAYER, times=4),
 }
 
 
 def plain_twin(name: str) -> str:
-    """The arm with the same recipe and nothing else."""
-    return ARMS[name].recipe
+    """The arm with the same recipe, as long, and nothing else."""
+    plain = Arm(recipe=ARMS[name].recipe, times=ARMS[name].times)
+    return next(other for other, arm in ARMS.items() if arm == plain)
 
 
 def measure_pace(bench: Bench, name: str) -> Row:

@@ -20,20 +20,21 @@ def report(rows: Rows) -> None:
     arms = [name for name in ARMS if name in study.arms]
     pair, recommended = best_mixture(study), recommend(study)
     _print_arms(study, arms)
-    proxies, ceiling = study.proxies(), study.ceiling()
-    print(f"\ntau of {', '.join(f'{name} {tau:.3f}' for name, tau in proxies.items()) or 'no proxy yet'};", end=" ")
-    print("of the truth with itself:", "not known yet" if ceiling is None else f"{ceiling:.3f}")
+    _print_ends("tau", study)
+    _print_ends("tau by loss", study.by_loss())
     if recommended and (closed := study.closed(recommended)):
         print(f"tau of {recommended} above the middle of both: {_interval(closed)}")
+    for longer in sorted({ARMS[name].times for name in arms}):
+        if compared := best_mixture(study, longer):
+            print(f"gap of {compared[0]} over that of {compared[1]}: {_interval(study.gap_ratio(*compared))}")
+            print(f"tau of {compared[0]} above that of {compared[1]}: {_interval(study.tau_difference(*compared))}")
     if pair:
-        print(f"gap of {pair[0]} over that of {pair[1]}: {_interval(study.gap_ratio(*pair))}")
-        print(f"tau of {pair[0]} above that of {pair[1]}: {_interval(study.tau_difference(*pair))}")
         _print_other_half(study)
     finish(
         {
             "recipes": {name: summary(study, name) for name in arms},
-            "proxies": proxies,
-            "noise_ceiling_tau": ceiling,
+            "proxies": study.proxies(),
+            "noise_ceiling_tau": study.ceiling(),
             "gap_ratio": study.gap_ratio(*pair)[0] if pair else None,
             "hypervolume_wins": study.hypervolume_wins(*pair) if pair else None,
             "step_ratio": step_ratio(study, *pair) if pair else None,
@@ -54,22 +55,33 @@ def summary(study: Study, arm: str) -> dict[str, float | None]:
     }
 
 
-def best_mixture(study: Study) -> tuple[str, str] | None:
+def best_mixture(study: Study, times: int = 1) -> tuple[str, str] | None:
     """The mixture of two experts with the smallest gap, and the same recipe without it; None before both are known."""
     mixtures = [
-        name for name in study.arms if ARMS[name].mixture.get("experts") == 2 and plain_twin(name) in study.arms
+        name
+        for name in study.arms
+        if ARMS[name].mixture.get("experts") == 2 and ARMS[name].times == times and plain_twin(name) in study.arms
     ]
     best = min(mixtures, key=lambda name: study.gap(name)[0], default=None)
     return None if best is None else (best, plain_twin(best))
 
 
 def recommend(study: Study) -> str | None:
-    """Of the arms that rank as well as the best, as far as the paired intervals can tell, the smallest gap."""
-    first = max(study.arms, key=lambda name: study.tau(name)[0], default=None)
+    """The smallest gap of those arms that, in equal time, rank as well as the best, as far as intervals can tell."""
+    arms = [name for name in study.arms if ARMS[name].times == 1]
+    first = max(arms, key=lambda name: study.tau(name)[0], default=None)
     if first is None:
         return None
-    equal = [name for name in study.arms if name == first or study.tau_difference(first, name)[1] <= 0]
+    equal = [name for name in arms if name == first or study.tau_difference(first, name)[1] <= 0]
     return min(equal, key=lambda name: study.gap(name)[0])
+
+
+def _print_ends(what: str, study: Study) -> None:
+    """Between which rank correlations those of supernets should lie."""
+    ceiling = study.ceiling()
+    proxies = ", ".join(f"{name} {tau:.3f}" for name, tau in study.proxies().items())
+    print(f"{what} of {proxies or 'no proxy yet'}; of the truth with itself:", end=" ")
+    print("not known yet" if ceiling is None else f"{ceiling:.3f}")
 
 
 def _print_other_half(study: Study) -> None:
@@ -118,8 +130,8 @@ def draw(rows: Rows, path: Path) -> None:
 
 def _print_arms(study: Study, arms: list[str]) -> None:
     head = ["recipe", "seeds", "steps", "seconds", "pace", "MiB", "gap", "2.5 %", "97.5 %", "sd", "loss gap"]
-    head += ["tau", "2.5 %", "97.5 %", "spearman", "to alone"]
-    table = []
+    head += ["tau", "2.5 %", "97.5 %", "by loss", "spearman", "to alone"]
+    table, by_loss = [], study.by_loss()
     for name in arms:
         rows, pace, figures = study.arms[name], study.paces[name], summary(study, name)
         table.append(
@@ -134,6 +146,7 @@ def _print_arms(study: Study, arms: list[str]) -> None:
                 figures["gap_sd"],
                 study.loss_gap(name),
                 *study.tau(name),
+                by_loss.tau(name)[0],
                 figures["spearman"],
                 "" if figures["steps_to_alone"] is None else round(figures["steps_to_alone"]),
             ]

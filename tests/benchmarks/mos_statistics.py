@@ -48,7 +48,7 @@ class Study:
     Attributes:
         networks: numbers of the N networks whose truth is known.
         alone_N: accuracy when trained alone; `alone_loss_N` likewise.
-        again: network number → accuracy when trained alone a second time.
+        again: network number → accuracy when trained alone a second time; `again_loss` likewise.
         costs: parameters, macs and latency (ms) of the N networks.
         inherited: arm → accuracies [S, N]; `inherited_loss` likewise.
         arms: arm → its rows, one per seed.
@@ -59,6 +59,7 @@ class Study:
     alone_N: Array
     alone_loss_N: Array
     again: Mapping[int, float]
+    again_loss: Mapping[int, float]
     costs: Mapping[str, Array]
     inherited: Mapping[str, Array]
     inherited_loss: Mapping[str, Array]
@@ -69,6 +70,7 @@ class Study:
     def of(cls, rows: Mapping[tuple[Any, ...], Mapping[str, Any]]) -> Study:
         """Gather rows by key."""
         truth = {key[1]: row for key, row in rows.items() if key[0] == "truth" and key[2] == 0}
+        second = {key[1]: row for key, row in rows.items() if key[0] == "truth" and key[2] == 1}
         chosen = sorted(truth)
         arms: dict[str, list[Mapping[str, Any]]] = {}
         for key in sorted((key for key in rows if key[0] == "arm"), key=lambda key: key[2]):
@@ -82,7 +84,8 @@ class Study:
             networks=tuple(chosen),
             alone_N=np.array([truth[number]["accuracy"] for number in chosen]),
             alone_loss_N=np.array([truth[number]["loss"] for number in chosen]),
-            again={key[1]: row["accuracy"] for key, row in rows.items() if key[0] == "truth" and key[2] == 1},
+            again={number: row["accuracy"] for number, row in second.items()},
+            again_loss={number: row["loss"] for number, row in second.items()},
             costs={
                 name: np.array([costs[name][number] for number in chosen])
                 for name in ("parameters", "macs", "latency")
@@ -92,6 +95,15 @@ class Study:
             inherited_loss={name: inherited(name, "losses") for name in arms},
             arms=arms,
             paces={key[1]: row for key, row in rows.items() if key[0] == "pace"},
+        )
+
+    def by_loss(self) -> Study:
+        """The same study with negative losses for accuracies."""
+        return replace(
+            self,
+            alone_N=-self.alone_loss_N,
+            again={number: -loss for number, loss in self.again_loss.items()},
+            inherited={arm: -loss_SN for arm, loss_SN in self.inherited_loss.items()},
         )
 
     def part(self, chosen: slice) -> Study:
