@@ -85,8 +85,18 @@ def test_figures_of_made_up_rows() -> None:
     assert by_loss.ceiling() == study.ceiling()
     assert by_loss.tau(PLAIN) == pytest.approx(study.tau(PLAIN))
     assert by_loss.gap(PLAIN)[0] == pytest.approx(study.loss_gap(PLAIN))
+    difference = study.gap_difference(MIXED, PLAIN)
+    assert difference[0] == pytest.approx(study.gap(MIXED)[0] - study.gap(PLAIN)[0])
+    assert difference[2] < 0
     volumes = [study.hypervolumes_S(arm) for arm in (MIXED, PLAIN)]
     assert study.hypervolume_wins(MIXED, PLAIN) == sum(volumes[0] >= volumes[1])
+
+
+def test_no_gap_has_no_ratio() -> None:
+    study = Study.of(made_up_rows())
+    better = replace(study, alone_N=study.alone_N - 0.3)
+    assert np.isnan(better.gap_ratio(MIXED, PLAIN)).all()
+    assert better.gap_difference(MIXED, PLAIN) == pytest.approx(study.gap_difference(MIXED, PLAIN))
 
 
 def test_longer_training_is_compared_with_longer_training() -> None:

@@ -26,9 +26,10 @@ def report(rows: Rows) -> None:
         print(f"tau of {recommended} above the middle of both: {_interval(closed)}")
     for longer in sorted({ARMS[name].times for name in arms}):
         if compared := best_mixture(study, longer):
-            print(f"gap of {compared[0]} over that of {compared[1]}: {_interval(study.gap_ratio(*compared))}")
+            print(f"gap of {compared[0]} above that of {compared[1]}: {_interval(study.gap_difference(*compared))}")
             print(f"tau of {compared[0]} above that of {compared[1]}: {_interval(study.tau_difference(*compared))}")
     if pair:
+        print(f"gap of {pair[0]} over that of {pair[1]}: {_interval(study.gap_ratio(*pair))}")
         _print_other_half(study)
     finish(
         {

@@ -141,13 +141,18 @@ class Study:
         gaps_N = self.gaps_N(arm)
         return self.interval(lambda draw_N: float(gaps_N[draw_N].mean()))
 
+    def gap_difference(self, arm: str, other: str) -> Interval:
+        """By how much the mean gap of one arm is larger than that of another."""
+        more_N = self.gaps_N(arm) - self.gaps_N(other)
+        return self.interval(lambda draw_N: float(more_N[draw_N].mean()))
+
     def gap_ratio(self, arm: str, other: str) -> Interval:
-        """Mean gap of one arm over that of another; NaN over none."""
+        """Mean gap of one arm over that of another; NaN where the other has none, or is better than the truth."""
         one_N, two_N = self.gaps_N(arm), self.gaps_N(other)
 
         def ratio(draw_N: NDArray[np.int64]) -> float:
             below = two_N[draw_N].mean()
-            return float(one_N[draw_N].mean() / below) if below else float("nan")
+            return float(one_N[draw_N].mean() / below) if below > 0 else float("nan")
 
         return self.interval(ratio)
 
