@@ -107,14 +107,14 @@ def draw(rows: Rows, path: Path) -> None:
 
     study = Study.of(rows)
     shown = [name for name in dict.fromkeys(("single-path", *(best_mixture(study) or ()))) if name in study.arms]
-    figure = Figure(figsize=(10.0, 4.0), layout="constrained")
+    names = [name for name in ARMS if name in study.arms]
+    figure = Figure(figsize=(11.0, max(4.0, 0.25 * len(names))), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name in shown:
         left.scatter(study.alone_N, study.inherited[name].mean(axis=0), s=14, label=name)
     ends = [float(study.alone_N.min()), float(study.alone_N.max())]
     left.plot(ends, ends, color="0.6", linewidth=1)
     left.set(xlabel="accuracy trained alone", ylabel="accuracy inherited (mean of seeds)")
-    names = [name for name in ARMS if name in study.arms]
     for height, name in enumerate(reversed(names)):
         tau, low, high = study.tau(name)
         right.errorbar(tau, height, xerr=[[tau - low], [high - tau]], fmt="o", color="C0", capsize=2)
