@@ -123,9 +123,9 @@ def draw(rows: Rows, path: Path) -> None:
     for number, (name, tau) in enumerate(lines.items()):
         right.axvline(tau, color=f"C{number + 1}", linestyle=":", label=name)
     right.set(xlabel="Kendall's tau against trained alone")
-    for axes in (left, right):
+    for axes, place in ((left, {}), (right, {"loc": "upper center", "bbox_to_anchor": (0.3, -0.12), "ncols": 4})):
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="small")
+            axes.legend(fontsize="small", **place)
     figure.savefig(path)
 
 
